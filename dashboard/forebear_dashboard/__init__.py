@@ -1,0 +1,1 @@
+"""The dashboard: Streamlit pages that speak only to the client of forebear_serve."""

@@ -1,0 +1,17 @@
+"""Image sources become samples: id, image, caption, groups."""
+
+from forebear.data.columns import Columns
+from forebear.data.opening import DataConfig, open_training_set
+from forebear.data.sample import Quarantined, Sample, sample_id
+from forebear.data.training_set import Source, TrainingSet
+
+__all__ = [
+    "Columns",
+    "DataConfig",
+    "Quarantined",
+    "Sample",
+    "Source",
+    "TrainingSet",
+    "open_training_set",
+    "sample_id",
+]

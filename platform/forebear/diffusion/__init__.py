@@ -1,0 +1,1 @@
+"""Diffusers checkpoints: per-sample loss at a timestep, keyed noise, training with recorded events."""

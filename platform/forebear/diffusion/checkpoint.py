@@ -1,0 +1,93 @@
+"""Checkpoints of a training run: the trained weights at a step, and what TracIn needs to know about them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from forebear.diffusion.model import DiffusionModel
+from forebear.errors import ModelError
+from forebear.files import read_json, whole_file, write_json
+from forebear.run import Run
+
+REMEDY = "train again, or restore the checkpoint folder"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What checkpoint.json holds."""
+
+    name: str
+    """Folder name, `step-00004000`."""
+    step: int
+    epoch: int
+    """Epochs completed when it was written; its events are those of the last one."""
+    learning_rate: float
+    """At the last step before it was written."""
+    batch_size: int
+    interval: int
+    """Epochs since the checkpoint before it."""
+    sample_count: int
+    ema: bool
+    """Whether the weights are the exponential moving average."""
+    weights: Literal["here", "model"]
+    """`model`: the weights are those of the run's model folder and not written twice."""
+
+    @property
+    def weight(self) -> float:
+        """w_c of Diffusion-TracIn: lr x batch size x interval / N (METHODS.md section 1.1)."""
+        return self.learning_rate * self.batch_size * self.interval / self.sample_count
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def write_checkpoint(run: Run, checkpoint: Checkpoint, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write the weights by part (unless they are the model's own) and checkpoint.json last."""
+    folder = run.checkpoints_folder / checkpoint.name
+    if checkpoint.weights == "here":
+        for part, tensors in parts.items():
+            save_tensors(folder / f"{part}.safetensors", tensors)
+    write_json(folder / "checkpoint.json", asdict(checkpoint))
+
+
+def list_checkpoints(run: Run) -> list[Checkpoint]:
+    """The run's checkpoints by step; a folder without checkpoint.json was never finished and is left out."""
+    found = [
+        Checkpoint(**read_json(path, ModelError, REMEDY))
+        for path in sorted(run.checkpoints_folder.glob("step-*/checkpoint.json"))
+    ]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def load_checkpoint(run: Run, checkpoint: Checkpoint) -> DiffusionModel:
+    """The run's model with the weights of a checkpoint, in float32."""
+    model = DiffusionModel.load(run.model_folder)
+    if checkpoint.weights == "here":
+        for part, module in model.trained_parts().items():
+            load_tensors(module, run.checkpoints_folder / checkpoint.name / f"{part}.safetensors")
+    return model
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with whole_file(path) as part:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part)
+
+
+def load_tensors(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a module, whatever the file's floating-point width."""
+    try:
+        tensors = load_file(path)
+        module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; {REMEDY}") from None
+    except (
+        Exception
+    ) as broken:  # safetensors raises its own type, torch a RuntimeError: both mean a foreign or cut file
+        reason = str(broken).splitlines()[0]
+        raise ModelError(f"{path} does not fit the model ({reason}); {REMEDY}") from None

@@ -1,0 +1,106 @@
+"""One adapter over diffusers checkpoints: per-sample loss and prediction for (sample, timestep, noise)."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from forebear.diffusion.codec import Codec
+from forebear.diffusion.conditioning import ByCaption, Condition, Conditioner
+from forebear.diffusion.loading import load_codec, load_conditioner, load_denoiser, load_scheduler, refuse_pickle
+from forebear.errors import ModelError
+
+Loss = Literal["mse", "l1"]
+
+
+class DiffusionModel:
+    """A denoiser with its scheduler, codec and conditioner.
+
+    The per-sample loss is the mean over the sample's elements of the squared (or absolute) error of the model's own
+    prediction type, and a batch is always the list of its samples' losses, never their mean: scale does not depend on
+    the batch.
+    """
+
+    def __init__(self, denoiser: Any, scheduler: Any, codec: Codec, conditioner: Conditioner) -> None:
+        self.denoiser: nn.Module = denoiser
+        self.scheduler, self.codec, self.conditioner = scheduler, codec, conditioner
+        self.prediction_type: str = scheduler.config.prediction_type
+        self.total_timesteps = int(scheduler.config.num_train_timesteps)
+        if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise ModelError(f"prediction type {self.prediction_type!r} is not epsilon, v_prediction or sample")
+        config = denoiser.config
+        side = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
+        self.x0_shape: tuple[int, int, int] = (int(config.in_channels), int(side), int(side))
+        self.image_size = self.x0_shape[1] * codec.factor
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "DiffusionModel":
+        """Open a diffusers directory in float32 evaluation mode; raises ModelError with the remedy when it cannot."""
+        folder = Path(folder)
+        if not folder.exists():
+            raise ModelError(f"{folder} does not exist; give the directory of a diffusers model")
+        refuse_pickle(folder)
+        denoiser = load_denoiser(folder).float().eval()
+        return cls(denoiser, load_scheduler(folder), load_codec(folder), load_conditioner(folder, denoiser))
+
+    @property
+    def image_channels(self) -> int:
+        """1 for a grey pixel-space model, 3 otherwise."""
+        return 1 if self.codec.factor == 1 and self.x0_shape[0] == 1 else 3
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """The modules that training changes, by the name of their file in a checkpoint."""
+        parts: dict[str, nn.Module] = {"unet": self.denoiser}
+        if isinstance(self.conditioner, ByCaption):
+            parts["text_encoder"] = self.conditioner.text_encoder
+        return parts
+
+    def condition(self, captions: Sequence[str], labels: Sequence[int | None]) -> Condition:
+        """The condition of B pictures, without gradients."""
+        with torch.no_grad():
+            return self.conditioner.encode(captions, labels)
+
+    def noised(self, x0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_t) x0 + sqrt(1 - alpha_t) noise, with the scheduler's own cumulative alphas."""
+        signal, spread = self._signal_and_spread(timesteps, x0)
+        return signal * x0 + spread * noise
+
+    def predict(self, noised: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's output, float[B, c, h, w]; timesteps int64[B]."""
+        output: Tensor = self.denoiser(noised, timesteps, **condition.arguments()).sample
+        # Some Stable-Diffusion-type denoisers also predict a variance; the loss is on the first half.
+        return output[:, : self.x0_shape[0]]
+
+    def target(self, x0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """What the model is trained to predict: noise, x0, or v = sqrt(alpha) noise - sqrt(1 - alpha) x0."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return x0
+        signal, spread = self._signal_and_spread(timesteps, x0)
+        return signal * noise - spread * x0
+
+    def per_sample_loss(
+        self, x0: Tensor, timesteps: Tensor, noise: Tensor, condition: Condition, loss: Loss = "mse"
+    ) -> Tensor:
+        """Loss of each of B (sample, timestep, noise): float32[B], the mean over the sample's own elements."""
+        error = self.predict(self.noised(x0, timesteps, noise), timesteps, condition).float()
+        error = error - self.target(x0, timesteps, noise)
+        return (error.square() if loss == "mse" else error.abs()).flatten(1).mean(1)
+
+    def _signal_and_spread(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alphas = self.scheduler.alphas_cumprod.to(like.device)[timesteps].float().view(-1, 1, 1, 1)
+        return alphas.sqrt(), (1.0 - alphas).sqrt()
+
+
+def weights_fingerprint(parts: dict[str, nn.Module]) -> str:
+    """32 hexadecimal digits over every parameter and buffer of the named modules: names, shapes, dtypes and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in sorted(parts):
+        for name, tensor in sorted(parts[part].state_dict().items()):
+            digest.update(f"{part}.{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,233 @@
+"""Trains a diffusion model and records what training drew, so that TracIn can replay it."""
+
+import math
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from forebear.config import STRICT, plain
+from forebear.data import DataConfig, TrainingSet, open_training_set
+from forebear.diffusion.building import ModelConfig, build_model, save_model
+from forebear.diffusion.checkpoint import Checkpoint, checkpoint_name, write_checkpoint
+from forebear.diffusion.events import EpochPlan, record_events
+from forebear.diffusion.model import DiffusionModel, Loss
+from forebear.diffusion.noise import draw_noise
+from forebear.diffusion.pictures import Pictures
+from forebear.diffusion.training_state import TrainingState, load_state, save_state
+from forebear.errors import ConfigError
+from forebear.progress import progress
+from forebear.run import Run
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """How a model is trained: AdamW with linear warm-up and cosine decay."""
+
+    epochs: int = 100
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    """At the end of the warm-up."""
+    final_learning_rate: float = 1e-5
+    """At the last step."""
+    warmup_steps: int = 200
+    weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.99)
+    gradient_clip: float = 1.0
+    """Largest norm of a batch's gradient; 0 switches clipping off."""
+    ema_decay: float = 0.999
+    """Of the moving average that checkpoints hold; 0 keeps the trained weights themselves."""
+    flip: bool = False
+    """Mirror half of the pictures left to right."""
+    caption_dropout: float = 0.1
+    """Share of captions left empty, for classifier-free guidance (text models only)."""
+    loss: Loss = "mse"
+    seed: int = 0
+    checkpoint_epochs: tuple[int, ...] = ()
+    """Epochs after which a checkpoint is written; by default four, evenly spaced, and always the last."""
+    checkpoint_dtype: Literal["float32", "float16"] = "float32"
+    save_state_every: int = 500
+    """Steps between saved training states: what a power cut can cost."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        if min(self.epochs, self.batch_size) < 1:
+            raise ConfigError("training: epochs and batch_size must be at least 1")
+        if any(not 0 < epoch <= self.epochs for epoch in self.checkpoint_epochs):
+            raise ConfigError(f"training.checkpoint_epochs must lie between 1 and epochs ({self.epochs})")
+
+    @property
+    def closing_epochs(self) -> tuple[int, ...]:
+        """The epochs that end with a checkpoint, ascending, the last one always among them."""
+        chosen = self.checkpoint_epochs or tuple(max(1, self.epochs * quarter // 4) for quarter in range(1, 5))
+        return tuple(sorted({*chosen, self.epochs}))
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """The whole file that `forebear train` reads."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def train(run: Run, config: TrainConfig) -> bool:
+    """Train in `run`, from the start or from where it stopped; False when a signal stopped it with its state saved.
+
+    An interrupted and resumed training gives the same weights, bit for bit on one machine, as one that ran through.
+    """
+    training_set = open_training_set(config.data)
+    for section in ("data", "model", "training"):
+        run.record(section, plain(getattr(config, section)))
+    return _Trainer(run, config, training_set).fit()
+
+
+class _Trainer:
+    def __init__(self, run: Run, config: TrainConfig, training_set: TrainingSet) -> None:
+        self.run, self.config, self.settings = run, config, config.training
+        self.ids = [sample.id for sample in training_set.samples]
+        labels = [sample.label for sample in training_set.samples if sample.label is not None]
+        captions = [sample.caption for sample in training_set.samples]
+        self.model = build_model(config.model, captions, max(labels, default=-1) + 1, self.settings.seed)
+        self.pictures = Pictures(training_set, self.model)
+        self.parts = nn.ModuleDict(self.model.trained_parts()).requires_grad_(True)
+        self.parts.to(memory_format=torch.channels_last)
+        self.optimiser = torch.optim.AdamW(
+            self.parts.parameters(), lr=0.0, betas=self.settings.betas, weight_decay=self.settings.weight_decay
+        )
+        self.state = load_state(run) or TrainingState.fresh(self.parts)
+        self.state.restore(self.parts, self.optimiser)
+        self.steps_per_epoch = math.ceil(len(self.ids) / self.settings.batch_size)
+
+    def fit(self) -> bool:
+        total = self.settings.epochs * self.steps_per_epoch
+        plan = self._plan(self.state.step // self.steps_per_epoch)
+        with _stop_requested() as stop, progress("training", total, "steps", self.state.step) as bar:
+            while self.state.step < total:
+                epoch, place = divmod(self.state.step, self.steps_per_epoch)
+                if place == 0:
+                    plan = self._plan(epoch)
+                loss = self._step(plan, place, total)
+                self.state.step += 1
+                bar.advance(1, f"epoch {epoch + 1}, loss {loss:.4f}")
+                if place + 1 == self.steps_per_epoch and epoch + 1 in self.settings.closing_epochs:
+                    self._write_checkpoint(plan, total)
+                if stop or self.state.step % self.settings.save_state_every == 0 or self.state.step == total:
+                    save_state(self.run, self.state, self.parts, self.optimiser)
+                if stop and self.state.step < total:
+                    return False
+        return True
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        dropout = self.settings.caption_dropout if self.model.conditioner.kind == "text" else 0.0
+        return EpochPlan.draw(
+            self.settings.seed, epoch, len(self.ids), self.model.total_timesteps, self.settings.flip, dropout
+        )
+
+    def _step(self, plan: EpochPlan, place: int, total: int) -> float:
+        """One optimiser step on the batch at `place` of the epoch's order; returns the batch's mean loss."""
+        size = self.settings.batch_size
+        rows = plan.order[place * size : (place + 1) * size]
+        timesteps = plan.timesteps[rows]
+        owners = [self.ids[row] for row in rows]
+        noise = draw_noise(self.model.x0_shape, plan.seed, owners, timesteps.tolist(), [plan.epoch] * len(rows))
+        losses = self.model.per_sample_loss(
+            self.pictures.x0(rows.tolist(), plan.flipped[rows]),
+            torch.from_numpy(timesteps),
+            noise,
+            self.pictures.condition(rows.tolist(), plan.caption_dropped[rows]),
+            self.settings.loss,
+        )
+        loss = losses.mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.settings.gradient_clip:
+            nn.utils.clip_grad_norm_(self.parts.parameters(), self.settings.gradient_clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, self.state.step, total)
+        self.optimiser.step()
+        self._average()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # The first steps' average would be dominated by the random start, so the decay itself warms up.
+        decay = min(self.settings.ema_decay, (1 + self.state.step) / (10 + self.state.step))
+        decay = decay if self.settings.ema_decay else 0.0
+        torch._foreach_lerp_(list(self.state.average.values()), list(self.parts.parameters()), 1.0 - decay)
+
+    def _write_checkpoint(self, plan: EpochPlan, total: int) -> None:
+        step = self.state.step
+        final = step == total
+        epochs = pairwise((0, *self.settings.closing_epochs))
+        checkpoint = Checkpoint(
+            name=checkpoint_name(step),
+            step=step,
+            epoch=plan.epoch + 1,
+            learning_rate=learning_rate(self.settings, step - 1, total),
+            batch_size=self.settings.batch_size,
+            interval=next(end - start for start, end in epochs if end == plan.epoch + 1),
+            sample_count=len(self.ids),
+            ema=self.settings.ema_decay > 0,
+            weights="model" if final else "here",
+        )
+        record_events(self.run, plan.table(checkpoint.name, self.ids))
+        dtype = getattr(torch, self.settings.checkpoint_dtype)
+        averaged = self._averaged_parts(dtype)
+        if final:
+            self._save_final_model(averaged, dtype)
+        write_checkpoint(self.run, checkpoint, averaged)
+
+    def _averaged_parts(self, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+        """The averaged weights (and the plain buffers) of each trained part, by the part's own names."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for part, module in self.parts.items():
+            merged = {
+                name: self.state.average.get(f"{part}.{name}", value) for name, value in module.state_dict().items()
+            }
+            parts[part] = {name: v.to(dtype) if v.is_floating_point() else v for name, v in merged.items()}
+        return parts
+
+    def _save_final_model(self, averaged: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> None:
+        final: DiffusionModel = build_model(
+            self.config.model, [s.caption for s in self.pictures.training_set.samples], self._classes(), 0
+        )
+        for part, module in final.trained_parts().items():
+            module.load_state_dict(averaged[part])
+            module.to(dtype)
+        save_model(final, self.run.model_folder)
+
+    def _classes(self) -> int:
+        return int(getattr(self.model.conditioner, "classes", 0))
+
+
+def learning_rate(settings: TrainingConfig, step: int, total: int) -> float:
+    """The rate of a 0-based step: linear warm-up, then half a cosine down to the final rate."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, total - 1 - settings.warmup_steps)
+    wave = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * wave
+
+
+@contextmanager
+def _stop_requested() -> Iterator[list[int]]:
+    """A list that becomes non-empty at SIGINT or SIGTERM; the handlers before it are put back afterwards."""
+    received: list[int] = []
+
+    def note(number: int, frame: Any) -> None:  # noqa: ARG001 - the signature is Python's
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

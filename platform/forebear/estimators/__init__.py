@@ -1,0 +1,1 @@
+"""TracIn, ReTrac and their relatives: each an inner product of two embeddings."""

@@ -1,0 +1,143 @@
+"""Watches the covered layers during one forward and backward pass and hands over what each layer's rule needs.
+
+Parameters are frozen for the pass, so the backward pass carries activations only and no weight gradient of the batch is
+formed. Everything is undone when the pass ends, also by an exception: hooks, frozen parameters, kept tensors.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from forebear.errors import ModelError
+from forebear.gradients.coverage import Layer, LayerGroup
+
+
+@dataclass
+class Call:
+    """One use of a layer in the forward pass."""
+
+    layer: Layer
+    inputs: Tensor
+    """[rows, ...], without history."""
+    version: int
+    """Of `inputs`; it rises when they are overwritten in place."""
+    rows: int
+    """Leading dimension of the output."""
+    grad: Tensor | None = None
+    """[rows, ...]: gradient of the output; None until the backward pass has come by."""
+
+
+Completed = Callable[[LayerGroup, Sequence[Call]], None]
+"""Called once for each group, with its calls that have a gradient, as soon as all of them are there."""
+
+
+class Capture:
+    """Context manager: run the forward pass inside, call `start`, run the backward pass, call `finish`."""
+
+    def __init__(self, module: nn.Module, groups: Sequence[LayerGroup]) -> None:
+        self._module = module
+        self._groups = groups
+        self._calls: dict[LayerGroup, list[Call]] = {group: [] for group in groups}
+        self._waiting: dict[LayerGroup, int] = {}
+        self._handles: list[RemovableHandle] = []
+        self._trainable: list[nn.Parameter] = []
+        self._completed: Completed | None = None
+
+    def __enter__(self) -> Self:
+        self._trainable = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
+        for parameter in self._trainable:
+            parameter.requires_grad_(False)
+        for group in self._groups:
+            for layer in group.layers:
+                # First in line: hooks of the user's own may change the output, and its gradient would be another one.
+                recorder = self._recorder(group, layer)
+                self._handles.append(layer.module.register_forward_hook(recorder, with_kwargs=True, prepend=True))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for parameter in self._trainable:
+            parameter.requires_grad_(True)
+        self._calls.clear()
+
+    def start(self, rows: int, completed: Completed) -> None:
+        """Check that every layer ran over `rows` rows; from now on, hand each group over to `completed`."""
+        for group, calls in self._calls.items():
+            for layer in group.layers:
+                if not any(call.layer is layer for call in calls):
+                    raise ModelError(
+                        f"the layer {layer.name} was not called with gradients on, so its gradient cannot be seen; "
+                        "switch gradient checkpointing off, or leave it out with a pattern such as "
+                        f"'!{next(iter(layer.parameters.values()))}'"
+                    )
+            for call in calls:
+                if call.rows != rows or len(call.inputs) != rows:
+                    raise ModelError(
+                        f"the layer {call.layer.name} ran over {call.rows} rows where the batch has {rows}; "
+                        "give every sample its own row of every input, timesteps included"
+                    )
+        self._waiting = {group: len(calls) for group, calls in self._calls.items()}
+        self._completed = completed
+
+    def finish(self) -> None:
+        """Hand over the groups of which some output was not used in the measurement; its gradient is zero."""
+        for group, calls in self._calls.items():
+            if calls:
+                self._hand_over(group)
+
+    def _recorder(self, group: LayerGroup, layer: Layer) -> Callable[..., Tensor | None]:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:  # noqa: ARG001
+            if self._completed is not None:
+                raise ModelError(
+                    f"the layer {layer.name} ran again during the backward pass; switch gradient checkpointing off"
+                )
+            if not torch.is_grad_enabled():
+                return None  # a constant, as it is for autograd
+            inputs: Tensor = args[0] if args else next(iter(kwargs.values()))
+            if inputs.is_inference():
+                raise ModelError(
+                    f"the input of the layer {layer.name} was made under torch.inference_mode; use torch.no_grad there"
+                )
+            calls = self._calls[group]
+            # The hook knows its call by number: a reference would keep the tensors as long as the graph lives.
+            receive = partial(self._receive, group, len(calls))
+            calls.append(Call(layer, inputs.detach(), inputs._version, len(output)))
+            if output.requires_grad:
+                output.register_hook(receive)  # type: ignore[no-untyped-call]
+                return None
+            # Nothing below needs a gradient: the chain starts here. A copy may be overwritten in place, a leaf may not.
+            leaf = output.detach().requires_grad_(True)
+            leaf.register_hook(receive)  # type: ignore[no-untyped-call]
+            return leaf.clone()
+
+        return record
+
+    def _receive(self, group: LayerGroup, number: int, grad: Tensor) -> None:
+        if self._completed is None:
+            raise ModelError(
+                "the forward pass ran a backward pass of its own; return the measurements and leave it out"
+            )
+        call = self._calls[group][number]
+        if call.inputs._version != call.version:
+            raise ModelError(
+                f"the input of the layer {call.layer.name} was overwritten in place; make that step out of place"
+            )
+        call.grad = grad.detach()
+        self._waiting[group] -= 1
+        if self._waiting[group] == 0:
+            self._hand_over(group)
+
+    def _hand_over(self, group: LayerGroup) -> None:
+        calls, self._calls[group] = self._calls[group], []
+        if self._completed is not None:
+            with torch.no_grad():
+                self._completed(group, [call for call in calls if call.grad is not None])

@@ -1,0 +1,87 @@
+"""Bytes to pixels: safe decoding, framing to a square, and PNG for pages."""
+
+import base64
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused, so that a small file cannot claim gigabytes of memory."""
+
+
+class UnreadableImage(ValueError):  # noqa: N818 - it names the picture's state; sources turn it into a quarantine entry
+    """The bytes are not a picture that Forebear can use; the message is the reason."""
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a whole picture to RGB on white, upright by its EXIF orientation.
+
+    Raises UnreadableImage for empty, unknown, truncated, or oversized data.
+    """
+    if not data:
+        raise UnreadableImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+            picture = Image.open(io.BytesIO(data))
+            if picture.width * picture.height > max_pixels:
+                raise UnreadableImage(f"{picture.width} x {picture.height} pixels, more than {max_pixels:,}")
+            picture.load()
+        return on_white(ImageOps.exif_transpose(picture))
+    except UnidentifiedImageError:
+        raise UnreadableImage("not a picture in a known format") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as broken:
+        if isinstance(broken, UnreadableImage):
+            raise
+        raise UnreadableImage(f"damaged or truncated: {broken}") from None
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """RGB, with any transparency laid on white."""
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        page = Image.new("RGBA", rgba.size, "white")
+        page.alpha_composite(rgba)
+        return page.convert("RGB")
+    return picture.convert("RGB")
+
+
+def to_pixels(picture: Image.Image, size: int, channels: int = 3) -> NDArray[np.float32]:
+    """Centre-crop to a square, resize, and scale to [-1, 1]: float32[channels, size, size]."""
+    if picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    array = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 127.5 - 1.0
+    return np.ascontiguousarray(array[None] if channels == 1 else array.transpose(2, 0, 1))
+
+
+def to_picture(pixels: NDArray[np.float32]) -> Image.Image:
+    """The inverse of `to_pixels`: float[channels, H, W] in [-1, 1], clipped, to an RGB picture."""
+    levels = np.rint((np.clip(pixels, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    grey_or_colour = levels[0] if levels.shape[0] == 1 else levels.transpose(1, 2, 0)
+    return Image.fromarray(grey_or_colour).convert("RGB")
+
+
+def to_png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as a `data:` address that a page can hold inside itself."""
+    return "data:image/png;base64," + base64.b64encode(to_png(picture)).decode()
+
+
+def grid(pictures: list[Image.Image], columns: int, scale: int = 1, gap: int = 2) -> Image.Image:
+    """Lay equal-sized pictures out in rows on white, each enlarged `scale` times without smoothing."""
+    width, height = (side * scale for side in pictures[0].size)
+    rows = -(-len(pictures) // columns)
+    page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, columns)
+        enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
+        page.paste(enlarged, (column * (width + gap), row * (height + gap)))
+    return page

@@ -1,0 +1,105 @@
+"""Building an index beside its place, measuring it, and putting it there as a whole."""
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from forebear.config import plain
+from forebear.errors import SearchIndexError
+from forebear.files import sha256_of_file, sync_folder, whole_file, write_json
+from forebear.index.codes import CODE_FILES, import_faiss, write_codes
+from forebear.index.description import FileRecord, IndexConfig, IndexDescription, IndexMetadata
+from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, write_matrix
+from forebear.index.recall import EXACT, measure_recall
+from forebear.index.searching import DESCRIPTION_FILE, IDS_FILE, VectorIndex, previous
+
+
+def build_index(
+    folder: Path,
+    blocks: Iterable[tuple[int, NDArray[np.float32]]],
+    dim: int,
+    ids: Sequence[str],
+    *,
+    config: IndexConfig,
+    metadata: IndexMetadata,
+) -> VectorIndex:
+    """Build the index of `folder` from (first row, float32[B, dim]) blocks in order; `ids` names every row.
+
+    Whatever interrupts it, an index that was there before stays whole. One build of a folder at a time. The same blocks
+    give the same bytes. The index is returned whatever its recall: look at `description.recall`.
+
+    Raises SearchIndexError when vectors are missing, of another dimension or not finite, when ids repeat, or when FAISS
+    is needed and not installed.
+    """
+    if not ids or len(set(ids)) != len(ids):
+        raise SearchIndexError(
+            f"{len(ids)} sample ids with {len(set(ids))} different ones; an index needs one id for each row"
+        )
+    if chosen_kind(config, len(ids)) == "rabitq":
+        import_faiss()  # say what is missing before the hours that writing may take
+    for leftover in folder.parent.glob(f"{folder.name}.part-*"):
+        shutil.rmtree(leftover)
+    part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        _write(part, blocks, dim, ids, config=config, metadata=metadata)
+        _put_in_place(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return VectorIndex.open(folder, allow_low_recall=True)
+
+
+def chosen_kind(config: IndexConfig, count: int) -> Literal["exact", "rabitq"]:
+    """What `auto` comes to for `count` vectors."""
+    if config.kind == "auto":
+        return "exact" if count <= config.exact_limit else "rabitq"
+    return config.kind
+
+
+def _write(
+    part: Path,
+    blocks: Iterable[tuple[int, NDArray[np.float32]]],
+    dim: int,
+    ids: Sequence[str],
+    *,
+    config: IndexConfig,
+    metadata: IndexMetadata,
+) -> None:
+    kind = chosen_kind(config, len(ids))
+    matrix = write_matrix(part, blocks, len(ids), dim)
+    _write_ids(part / IDS_FILE, ids)
+    names = [VECTORS_FILE, SCALES_FILE, IDS_FILE]
+    recall = EXACT
+    if kind == "rabitq":
+        codes = write_codes(part, matrix)
+        names.extend(CODE_FILES)
+        recall = measure_recall(matrix, codes, config)
+    files = {name: FileRecord((part / name).stat().st_size, sha256_of_file(part / name)) for name in names}
+    description = IndexDescription(metadata, config, kind, len(ids), dim, recall, files)
+    write_json(part / DESCRIPTION_FILE, plain(description))
+
+
+def _write_ids(path: Path, ids: Sequence[str]) -> None:
+    table = pa.table({"row": pa.array(range(len(ids)), pa.int64()), "sample_id": pa.array(ids, pa.string())})
+    with whole_file(path) as part:
+        pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
+
+
+def _put_in_place(part: Path, folder: Path) -> None:
+    """Replace `folder` by `part`.
+
+    A folder cannot be renamed over another, so the old one steps aside, to a name where `open` looks too.
+    """
+    if folder.exists():
+        shutil.rmtree(previous(folder), ignore_errors=True)
+        folder.rename(previous(folder))
+    part.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(previous(folder), ignore_errors=True)

@@ -1,0 +1,95 @@
+"""What index.json says: how an index was configured, what it was built from, and how well it finds."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from forebear.config import STRICT
+from forebear.store import SIGN
+from forebear.version import __version__
+
+FORMAT_VERSION = 1
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class IndexConfig:
+    """How an index searches."""
+
+    kind: Literal["auto", "exact", "rabitq"] = "auto"
+    """`exact` compares with every vector; `rabitq` ranks candidates of FAISS exactly; `auto` goes by size."""
+    exact_limit: Count = 100_000
+    """Most vectors for which `auto` is exact."""
+    refine_factor: Count = 20
+    """Candidates for each answer asked for (`rabitq`)."""
+    min_candidates: Count = 1000
+    """Fewest candidates: for short answers they cost next to nothing."""
+    recall_queries: Count = 64
+    """Vectors of the index that are searched for to measure recall (`rabitq`)."""
+    recall_floor: Share = 0.95
+    """An index whose measured recall is below this is not opened unless low recall is allowed."""
+
+    def candidates(self, k: int) -> int:
+        """How many candidates are ranked exactly for an answer of k rows (`rabitq`)."""
+        return max(self.refine_factor * k, self.min_candidates)
+
+
+@dataclass(frozen=True, config=STRICT)
+class WeightedCheckpoint:
+    """A checkpoint whose embeddings are concatenated into the index's vectors, times the square root of its weight."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, config=STRICT)
+class IndexMetadata:
+    """What an index was built from."""
+
+    estimator: str
+    store_plan_hash: str
+    checkpoints: tuple[WeightedCheckpoint, ...]
+    """In the order of concatenation."""
+    sign: str = SIGN
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recall:
+    """Share of the true best 10 and 100 that a search returns (of all there are, when the index holds fewer)."""
+
+    at_10: Share
+    at_100: Share
+    opponents_at_10: Share
+    opponents_at_100: Share
+    queries: int
+    note: str
+
+    @property
+    def lowest(self) -> float:
+        return min(self.at_10, self.at_100, self.opponents_at_10, self.opponents_at_100)
+
+
+@dataclass(frozen=True, config=STRICT)
+class FileRecord:
+    """Size and checksum of one file of an index."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class IndexDescription:
+    """All of index.json. Nothing in it depends on time or machine: the same vectors give the same file."""
+
+    metadata: IndexMetadata
+    config: IndexConfig
+    kind: Literal["exact", "rabitq"]
+    """What `config.kind` came to."""
+    count: Count
+    dim: Count
+    recall: Recall
+    files: dict[str, FileRecord]
+    forebear_version: str = __version__
+    format_version: int = FORMAT_VERSION

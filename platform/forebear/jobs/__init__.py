@@ -1,0 +1,1 @@
+"""Long work in shards: in process or on Ray actors."""

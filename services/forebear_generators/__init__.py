@@ -1,0 +1,1 @@
+"""Generators: quantised diffusion sampling and inpainting as a plain library, without Ray."""

@@ -1,0 +1,1 @@
+"""Services: Ray Serve deployments, HTTP schemas and clients over the Forebear library."""

@@ -1,0 +1,42 @@
+"""Settings and fixtures that every test shares: no network, one thread, one local Ray."""
+
+import os
+from collections.abc import Iterator
+
+# Set before any test imports these libraries; Ray's workers inherit them.
+os.environ.update(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "DISABLE_TELEMETRY": "1",
+        "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",
+    }
+)
+# A cluster that the caller's shell points at is not the tests' own.
+os.environ.pop("RAY_ADDRESS", None)
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# No test is timed, hypothesis's neither: a busy machine would fail them. CI draws the same examples every time.
+settings.register_profile("forebear", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("forebear")
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A Ray of two cores for the whole test session; starting it takes about five seconds."""
+    import ray
+
+    # Without an address, Ray joins whatever cluster was last started on this machine.
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()

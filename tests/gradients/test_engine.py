@@ -1,0 +1,220 @@
+"""The engine on whole models: exactness, invariance, and leaving the module as it was."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from forebear.gradients import GradientBatch, GradientEngine, ProjectionConfig
+
+EXACT = ProjectionConfig(dim=None)
+SMALL = ProjectionConfig(dim=64)
+Measure = Callable[[slice], Tensor]
+Oracle = Callable[..., Tensor]
+
+
+def class_conditional(rows: int) -> tuple[nn.Module, Measure]:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+        num_class_embeds=5,
+    )
+    images, noise = torch.randn(2, rows, 3, 8, 8)
+    times, labels = torch.randint(1000, (rows,)), torch.randint(5, (rows,))
+
+    def measure(part: slice) -> Tensor:
+        return (unet(images[part], times[part], labels[part]).sample - noise[part]).square().mean((1, 2, 3))
+
+    return unet, measure
+
+
+def text_conditional(rows: int) -> tuple[nn.Module, Measure]:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=6,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    latents, noise = torch.randn(2, rows, 4, 8, 8)
+    times, text = torch.randint(1000, (rows,)), torch.randn(rows, 3, 6)
+
+    def measure(part: slice) -> Tensor:
+        return (unet(latents[part], times[part], text[part]).sample - noise[part]).square().mean((1, 2, 3))
+
+    return unet, measure
+
+
+class Tied(nn.Module):
+    """One layer used twice, and a weight that an embedding and a linear layer share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(5, 4)
+        self.twice = nn.Linear(4, 4)
+        self.out = nn.Linear(4, 5, bias=False)
+        self.out.weight = self.tokens.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.twice(self.twice(self.tokens(x)).tanh()))
+
+
+def tied(rows: int) -> tuple[nn.Module, Measure]:
+    torch.manual_seed(0)
+    module, tokens = Tied(), torch.randint(5, (rows, 3))
+    return module, lambda part: module(tokens[part]).sin().sum((1, 2))
+
+
+MODELS = {"class-conditional": class_conditional, "text-conditional": text_conditional, "tied": tied}
+
+
+def whole(engine: GradientEngine, measure: Measure, group: int = 1) -> GradientBatch:
+    return engine.measure(lambda: measure(slice(None)), group)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("model", MODELS)
+def test_gradients_norms_and_sketches_agree_with_autograd(model: str, group: int, autograd_gradients: Oracle) -> None:
+    module, measure = MODELS[model](3 * group)
+    expected = autograd_gradients(module, measure, 3, group)
+    exact = whole(GradientEngine(module, EXACT), measure, group)
+    norms = expected.norm(dim=1)
+    assert float(((exact.vectors - expected).norm(dim=1) / norms).max()) < 1e-5
+    torch.testing.assert_close(exact.norms, norms, rtol=1e-5, atol=0)
+
+    engine = GradientEngine(module, SMALL)
+    projected = whole(engine, measure, group)
+    assert projected.vectors.shape == (3, engine.dim) == (3, 64)
+    assert engine.parameter_count == expected.shape[1]
+    assert float(((projected.vectors - engine.sketch(expected)).norm(dim=1) / norms).max()) < 1e-5
+    assert torch.equal(projected.norms, exact.norms)
+    assert torch.equal(projected.values, exact.values)
+
+
+_module, _measure = text_conditional(6)
+_engine = GradientEngine(_module, SMALL)
+_all_rows = whole(_engine, _measure)
+
+
+@settings(max_examples=12)
+@given(order=st.permutations(range(6)), size=st.integers(1, 6))
+def test_a_sample_does_not_depend_on_order_or_batch(order: list[int], size: int) -> None:
+    chosen = torch.tensor(order[:size])
+    found = _engine.measure(lambda: _measure(chosen))  # type: ignore[arg-type]
+    norms = _all_rows.norms[chosen]
+    assert float(((found.vectors - _all_rows.vectors[chosen]).norm(dim=1) / norms).max()) < 1e-5
+    torch.testing.assert_close(found.norms, norms, rtol=1e-5, atol=0)
+
+
+def test_a_layer_larger_than_a_chunk_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebear.gradients.engine._CHUNK_ON_CPU", 1)
+    one_by_one = whole(_engine, _measure)
+    error = (one_by_one.vectors - _all_rows.vectors).norm(dim=1) / _all_rows.norms
+    assert float(error.max()) < 1e-5
+
+
+def test_a_repeated_run_gives_the_same_bits() -> None:
+    again = whole(GradientEngine(_module, SMALL), _measure)
+    assert torch.equal(again.vectors, _all_rows.vectors)
+    assert torch.equal(again.norms, _all_rows.norms)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_grad_mode_of_the_caller_does_not_matter(mode: Callable[[], torch.no_grad]) -> None:
+    with mode():
+        found = whole(_engine, _measure)
+    assert torch.equal(found.vectors, _all_rows.vectors)
+    assert not found.vectors.requires_grad
+    assert not found.values.requires_grad
+
+
+def test_a_module_trained_afterwards_is_as_it_was() -> None:
+    module, measure = tied(2)
+    module.twice.bias.requires_grad_(False)
+    whole(GradientEngine(module, SMALL), measure)
+    assert [name for name, p in module.named_parameters() if not p.requires_grad] == ["twice.bias"]
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_a_layer_whose_output_is_not_used_has_a_zero_gradient() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.spare(x)
+            return self.used(x)
+
+    module, inputs = Spare(), torch.randn(2, 3)
+    found = GradientEngine(module, EXACT).measure(lambda: module(inputs).sum(1)).vectors
+    assert bool((found[:, 8:] == 0).all())
+    assert bool((found[:, :8] != 0).all())
+
+
+def test_a_call_of_a_shared_layer_may_go_unused(autograd_gradients: Oracle) -> None:
+    module, inputs = nn.Linear(3, 3), torch.randn(2, 3)
+
+    def measure(rows: slice) -> Tensor:
+        hidden = module(inputs[rows])
+        module(hidden)
+        with torch.no_grad():
+            target = module(hidden)
+        return (hidden - target).square().sum(1)
+
+    expected = autograd_gradients(module, measure, 2)
+    torch.testing.assert_close(whole(GradientEngine(module, EXACT), measure).vectors, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_layer_may_be_followed_by_a_step_in_place(autograd_gradients: Oracle) -> None:
+    module, inputs = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), torch.randn(2, 3)
+
+    def measure(rows: slice) -> Tensor:
+        return module(inputs[rows]).sin().sum(1)
+
+    expected = autograd_gradients(module, measure, 2)
+    torch.testing.assert_close(whole(GradientEngine(module, EXACT), measure).vectors, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_inputs_by_keyword_and_hooks_of_the_users_own(autograd_gradients: Oracle) -> None:
+    module, inputs = nn.Linear(3, 2), torch.randn(2, 3)
+    module.register_forward_hook(lambda module, args, output: 2 * output)
+
+    def measure(rows: slice) -> Tensor:
+        return module(input=inputs[rows]).sin().sum(1)
+
+    expected = autograd_gradients(module, measure, 2)
+    torch.testing.assert_close(whole(GradientEngine(module, EXACT), measure).vectors, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_fingerprint_is_json_and_follows_what_decides_the_numbers() -> None:
+    def data(module: nn.Module, config: ProjectionConfig, *patterns: str) -> str:
+        return json.dumps(GradientEngine(module, config, patterns or ("*",)).fingerprint_data(), sort_keys=True)
+
+    first = data(nn.Linear(3, 2), SMALL)
+    assert first == data(nn.Linear(3, 2), SMALL)
+    others = [
+        data(nn.Linear(3, 2), ProjectionConfig(dim=32)),
+        data(nn.Linear(3, 2), ProjectionConfig(dim=64, seed=1)),
+        data(nn.Linear(3, 2), EXACT),
+        data(nn.Linear(2, 3), SMALL),
+        data(nn.Linear(3, 2), SMALL, "weight"),
+        data(nn.Sequential(nn.Linear(3, 2)), SMALL),
+    ]
+    assert len({first, *others}) == 7
