@@ -42,6 +42,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"{path} does not exist; give the path of a YAML configuration file") from None
+    except OSError as refused:
+        raise ConfigError(f"{path} cannot be read ({refused.strerror}); check its permissions") from None
     except (yaml.YAMLError, UnicodeDecodeError) as broken:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(broken).split())}") from None
     if not isinstance(values, dict):

@@ -51,6 +51,8 @@ def read_json(path: Path, error: type[ForebearError], remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist; {remedy}") from None
+    except OSError as refused:
+        raise error(f"{path} cannot be read ({refused.strerror}); {remedy}") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise error(f"{path} is not valid JSON; {remedy}") from None
 

@@ -25,18 +25,29 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableImage("empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
+            warnings.simplefilter("ignore")  # the limit below is the one that counts; odd tags are no news to the user
             picture = Image.open(io.BytesIO(data))
-            if picture.width * picture.height > max_pixels:
-                raise UnreadableImage(f"{picture.width} x {picture.height} pixels, more than {max_pixels:,}")
+            _refuse_large(picture, max_pixels)
             picture.load()
-        return on_white(ImageOps.exif_transpose(picture))
+        return on_white(ImageOps.exif_transpose(_eight_bits(picture)))
+    except UnreadableImage:
+        raise
     except UnidentifiedImageError:
         raise UnreadableImage("not a picture in a known format") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as broken:
-        if isinstance(broken, UnreadableImage):
-            raise
+    except Exception as broken:  # Pillow's decoders meet bad bytes with errors of many kinds: OSError, struct.error ...
         raise UnreadableImage(f"damaged or truncated: {broken}") from None
+
+
+def _refuse_large(picture: Image.Image, max_pixels: int) -> None:
+    if picture.width * picture.height > max_pixels:
+        raise UnreadableImage(f"{picture.width} x {picture.height} pixels, more than {max_pixels:,}")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey to 8 bits: Pillow's own conversion clips at 255, which turns such a picture white."""
+    if not picture.mode.startswith("I;16"):
+        return picture
+    return Image.fromarray((np.asarray(picture, dtype=np.uint16) >> 8).astype(np.uint8))
 
 
 def on_white(picture: Image.Image) -> Image.Image:

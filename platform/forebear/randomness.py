@@ -5,6 +5,7 @@ transforms to uniforms and normals are written here, because NumPy reserves the 
 """
 
 import hashlib
+import operator
 from math import prod
 
 import numpy as np
@@ -14,7 +15,9 @@ Key = int | str
 
 
 def _bits(count: int, key: tuple[Key, ...]) -> NDArray[np.uint64]:
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    # NumPy's integers and strings print differently from Python's; a key must not depend on which of them it came as.
+    plain = tuple(str(part) if isinstance(part, str) else operator.index(part) for part in key)
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=16).digest()
     philox = np.random.Philox(key=np.frombuffer(digest, dtype="<u8"))
     return np.asarray(philox.random_raw(count), dtype=np.uint64)
 

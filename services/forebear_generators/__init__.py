@@ -1,1 +1,1 @@
-"""Generators: quantised diffusion sampling and inpainting as a plain library, without Ray."""
+"""Generators: diffusers pipelines that make pictures from a seed, as a plain library without Ray."""

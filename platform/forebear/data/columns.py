@@ -19,7 +19,7 @@ class Columns:
     caption_column: str | None = None
     """Column with the caption; by default the first of `caption`, `text`, `prompt` that exists."""
     label_column: str | None = None
-    """Integer column with the class label, for class-conditional models."""
+    """Integer column with the class label, for class-conditional models; a negative label means unlabelled."""
     group_columns: tuple[str, ...] = ()
     """Columns that group samples for totals: artist, licence, source, class ..."""
 
@@ -41,12 +41,16 @@ class Columns:
         if value is None or value == "":
             return None
         try:
-            return int(value)
-        except ValueError:
+            label = int(value)
+            whole = label == float(value)
+        except (ValueError, TypeError, OverflowError):
+            whole = False
+        if not whole:
             raise DataError(
                 f"column {self.label_column!r} holds {value!r}; class labels must be whole numbers, "
                 "use it as a group column instead"
-            ) from None
+            )
+        return label if label >= 0 else None
 
     def groups(self, line: Mapping[str, Any]) -> dict[str, str]:
         return {name: str(line[name]) for name in self.group_columns if line.get(name) not in (None, "")}

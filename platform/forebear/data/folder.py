@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,39 +21,29 @@ class FolderSource:
     """Every picture below `root`; `metadata.jsonl` or `metadata.csv` beside the pictures gives captions and groups.
 
     A metadata line names its picture by `file_name`, relative to the metadata file. A picture in a subfolder gets the
-    first folder's name as the group `class`.
+    first folder's name as the group `class`, and that folder's place among the folders as its label unless a label
+    column is chosen.
     """
 
     def __init__(self, root: Path, columns: Columns, max_bytes: int) -> None:
         self._root, self._columns, self._max_bytes = root, columns, max_bytes
 
     def scan(self) -> tuple[list[Sample], list[Quarantined]]:
-        paths = sorted(p for p in self._root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        paths = (p for p in self._root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        names = sorted(path.relative_to(self._root).as_posix() for path in paths)
         metadata = self._metadata()
-        self._columns.check({name for line in metadata.values() for name in line}, str(self._root))
-        classes = sorted({folder for path in paths if (folder := self._folder(path))})
-        samples, quarantined = [], []
-        for path in paths:
-            name = path.relative_to(self._root).as_posix()
+        folder_column = {"class"} if any(map(_folder, names)) else set()
+        self._columns.check({name for line in metadata.values() for name in line} | folder_column, str(self._root))
+        ids, quarantined = {}, []
+        for name in names:
             try:
-                content = self._read(path)
-                decode(content)
+                ids[name] = self._usable_id(name)
             except UnreadableImage as reason:
-                quarantined.append(Quarantined(name, str(reason)))
-                continue
-            line = metadata.get(name, {})
-            folder = self._folder(path)
-            label = self._columns.label(line)
-            samples.append(
-                Sample(
-                    id=sample_id(name, content),
-                    locator=name,
-                    caption=self._columns.caption(line),
-                    label=classes.index(folder) if label is None and folder else label,
-                    groups=({"class": folder} if folder else {}) | self._columns.groups(line),
-                )
-            )
-        missing = sorted(set(metadata) - {path.relative_to(self._root).as_posix() for path in paths})
+                quarantined.append(Quarantined(_printable(name), str(reason)))
+        # Only folders with a usable picture count, so that a broken file never shifts a label.
+        classes = {folder: number for number, folder in enumerate(sorted({_folder(name) for name in ids} - {""}))}
+        samples = [self._sample(name, ids[name], metadata.get(name, {}), classes) for name in ids]
+        missing = sorted(set(metadata) - set(names))
         quarantined += [Quarantined(name, "named in the metadata but not in the folder") for name in missing]
         return samples, quarantined
 
@@ -64,6 +55,23 @@ class FolderSource:
                 f"{self._root / sample.locator} was readable and is not any more ({reason}); restore it or scan again"
             ) from None
 
+    def _usable_id(self, name: str) -> str:
+        if name != _printable(name):
+            raise UnreadableImage("its name is not valid UTF-8; rename it")
+        content = self._read(self._root / name)
+        decode(content)
+        return sample_id(name, content)
+
+    def _sample(self, name: str, identity: str, line: Mapping[str, Any], classes: Mapping[str, int]) -> Sample:
+        folder = _folder(name)
+        return Sample(
+            id=identity,
+            locator=name,
+            caption=self._columns.caption(line),
+            label=self._columns.label(line) if self._columns.label_column else classes.get(folder),
+            groups=({"class": folder} if folder else {}) | self._columns.groups(line),
+        )
+
     def _read(self, path: Path) -> bytes:
         try:
             size = path.stat().st_size
@@ -73,29 +81,41 @@ class FolderSource:
         except OSError as refused:
             raise UnreadableImage(f"cannot be read: {refused.strerror}") from None
 
-    def _folder(self, path: Path) -> str:
-        parts = path.relative_to(self._root).parts
-        return parts[0] if len(parts) > 1 else ""
-
     def _metadata(self) -> Mapping[str, Mapping[str, Any]]:
         """Metadata lines by picture name, relative to the root."""
         lines: dict[str, Mapping[str, Any]] = {}
         for path in sorted(self._root.rglob("metadata.*")):
+            within = path.parent.relative_to(self._root)
             for line in _read_lines(path):
-                if not line.get("file_name"):
+                if not isinstance(line, Mapping) or not line.get("file_name"):
                     raise DataError(f"{path}: every line needs a `file_name`; add the column or remove the file")
-                name = (path.parent / str(line["file_name"])).relative_to(self._root).as_posix()
+                if None in line:
+                    raise DataError(f"{path}: line {line['file_name']} has more fields than the header; add quotes")
+                name = Path(os.path.normpath(within / str(line["file_name"]))).as_posix()
                 lines[name] = {key: value for key, value in line.items() if key != "file_name"}
         return lines
 
 
-def _read_lines(path: Path) -> Sequence[Mapping[str, Any]]:
+def _folder(name: str) -> str:
+    first, slash, _ = name.partition("/")
+    return first if slash else ""
+
+
+def _printable(name: str) -> str:
+    """The name with bytes that are not UTF-8 written out, so that it can stand in a report."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _read_lines(path: Path) -> Sequence[Any]:
     try:
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            # Not splitlines: a caption may hold U+2028 and the like, which JSON allows inside a string.
+            return [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         if path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as handle:
+            with path.open(encoding="utf-8-sig", newline="") as handle:
                 return list(csv.DictReader(handle))
-    except (ValueError, csv.Error) as broken:
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError, csv.Error) as broken:
         raise DataError(f"{path} cannot be parsed: {broken}; mend the file or remove it") from None
     return []

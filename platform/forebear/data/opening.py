@@ -14,7 +14,7 @@ from forebear.data.openmoji import OpenMojiSource
 from forebear.data.parquet import ParquetSource
 from forebear.data.sample import Sample
 from forebear.data.training_set import Source, TrainingSet
-from forebear.errors import DataError
+from forebear.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -34,10 +34,18 @@ class DataConfig:
     max_bytes: int = 64_000_000
     """Larger image files are quarantined."""
 
+    def __post_init__(self) -> None:
+        """Refuse limits that leave nothing."""
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"data.limit is {self.limit}; give at least 1, or leave it out to keep every sample")
+        if self.max_bytes < 1:
+            raise ConfigError(f"data.max_bytes is {self.max_bytes}; give at least 1")
+
 
 def open_training_set(config: DataConfig) -> TrainingSet:
     """Scan the source and return its usable samples.
 
+    `where` is applied before `limit`, and neither changes the id or the order of what is kept.
     Raises DataError when the source does not exist, a named column or group is missing, or nothing usable is left.
     """
     samples, quarantined = (source := _source(config)).scan()
@@ -82,5 +90,7 @@ def _parquet_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(path.glob("*.parquet"))
+        # A clone of a Hugging Face dataset keeps its files in data/; metadata.parquet belongs to a folder of images.
+        found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+        return [file for file in found if file.name != "metadata.parquet"]
     return sorted(path.parent.glob(path.name)) if any(mark in path.name for mark in "*?[") else []

@@ -33,8 +33,8 @@ class OpenMojiSource:
     """
 
     def scan(self) -> tuple[list[Sample], list[Quarantined]]:
-        captions = {code: caption(code) for code in self._drawings}
-        samples = [self._sample(code, text) for code, text in sorted(captions.items()) if text]
+        captions = {code: caption(code) for code in sorted(self._drawings)}
+        samples = [self._sample(code, text) for code, text in captions.items() if text]
         unnamed = [Quarantined(code, "has no name in the package emoji") for code, text in captions.items() if not text]
         return self._with_inherited_subgroups(samples), unnamed
 

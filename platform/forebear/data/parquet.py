@@ -34,15 +34,15 @@ class ParquetSource:
         for number, path in enumerate(self._paths):
             handle = _open(path)
             schema = handle.schema_arrow
-            self._columns.check(schema.names, str(path))
+            plain = [name for name in schema.names if self._is_plain(schema, name)]
+            self._columns.check(plain, str(path))
             if self._image_column not in schema.names:
                 raise DataError(
                     f"{path} has no image column {self._image_column!r}; choose among: {', '.join(schema.names)}"
                 )
             class_names = _class_names(schema)
-            wanted = [name for name in schema.names if name == self._image_column or self._is_plain(schema, name)]
             for group in range(handle.num_row_groups):
-                for row, line in enumerate(handle.read_row_group(group, columns=wanted).to_pylist()):
+                for row, line in enumerate(_read(handle, path, group, [self._image_column, *plain]).to_pylist()):
                     locator = f"{number}:{group}:{row}"
                     try:
                         samples.append(self._sample(line, locator, class_names, seen))
@@ -52,12 +52,20 @@ class ParquetSource:
 
     def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - rows have their own size
         number, group, row = (int(part) for part in sample.locator.split(":"))
-        column = _image_column(self._paths[number], group, self._image_column)
-        return decode(_content(column[row].as_py())[1])
+        path = self._paths[number]
+        try:
+            column = _image_column(path, path.stat().st_mtime_ns, group, self._image_column)
+            return decode(_content(column[row].as_py())[1])
+        except (UnreadableImage, IndexError, OSError) as reason:
+            raise DataError(
+                f"{path}, row group {group}, row {row} was readable and is not any more ({reason}); "
+                "restore the file or scan again"
+            ) from None
 
     def _is_plain(self, schema: pa.Schema, name: str) -> bool:
         kind = schema.field(name).type
-        return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+        binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return name != self._image_column and not binary and not pa.types.is_nested(kind)
 
     def _sample(
         self, line: Mapping[str, Any], locator: str, class_names: Mapping[str, list[str]], seen: Counter[str]
@@ -68,7 +76,7 @@ class ParquetSource:
         decode(content)
         stem = sample_id(name, content)
         seen[stem] += 1
-        named = {key: names[line[key]] for key, names in class_names.items() if isinstance(line.get(key), int)}
+        named = {key: _class_name(line.get(key), names) for key, names in class_names.items()}
         return Sample(
             # The same bytes under the same name more than once: equal rows, told apart by how often they occurred.
             id=stem if seen[stem] == 1 else sample_id(f"{name}#{seen[stem]}", content),
@@ -82,8 +90,15 @@ class ParquetSource:
 def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as broken:
+    except (pa.ArrowException, OSError) as broken:
         raise DataError(f"{path} is not a readable Parquet file ({broken}); replace or remove it") from None
+
+
+def _read(handle: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
+    try:
+        return handle.read_row_group(group, columns=columns)
+    except (pa.ArrowException, OSError) as broken:
+        raise DataError(f"{path}, row group {group} is damaged ({broken}); replace or remove the file") from None
 
 
 def _content(value: Any) -> tuple[str, bytes]:
@@ -94,8 +109,16 @@ def _content(value: Any) -> tuple[str, bytes]:
 
 
 @lru_cache(maxsize=4)
-def _image_column(path: Path, group: int, name: str) -> pa.ChunkedArray:
-    return _open(path).read_row_group(group, columns=[name]).column(name)
+def _image_column(path: Path, changed: int, group: int, name: str) -> pa.ChunkedArray:  # noqa: ARG001
+    # `changed` is the file's time of change: a rewritten file is read again.
+    return _read(_open(path), path, group, [name]).column(name)
+
+
+def _class_name(value: Any, names: list[str]) -> Any:
+    """The name of a class number; None for a number without a name: -1 means unlabelled."""
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ class Quarantined:
 
 
 def sample_id(name: str, content: bytes) -> str:
-    """A stable id from the picture's name in its source and its bytes, never from its position: 20 hex digits."""
+    """A stable id from the picture's name in its source and its bytes, never its position: 20 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=10)
     digest.update(name.encode() + b"\0")
     digest.update(content)

@@ -1,7 +1,5 @@
 """New models from a configuration: the denoiser, its scheduler, codec and text parts, in a diffusers directory."""
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -11,7 +9,7 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from forebear.config import STRICT
-from forebear.diffusion.codec import PixelCodec, SpaceToDepthCodec
+from forebear.diffusion.codec import PixelCodec, SpaceToDepthCodec, VaeCodec
 from forebear.diffusion.conditioning import ByCaption, ByClass, Conditioner, Unconditional
 from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError
@@ -42,7 +40,10 @@ class ModelConfig:
     space_to_depth: int = 1
     """Side of the pixel squares that become one position of the denoiser; 1 denoises pixels themselves."""
     unet: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of diffusers' UNet2DModel (none, class) or UNet2DConditionModel (text)."""
+    """Further arguments of diffusers' UNet2DModel (none, class) or UNet2DConditionModel (text).
+
+    Training keeps the modules in evaluation mode, so that a recorded event can be replayed: a dropout has no effect.
+    """
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of diffusers' DDPMScheduler, for example prediction_type and beta_schedule."""
     text: TextConfig = field(default_factory=TextConfig)
@@ -81,7 +82,7 @@ def build_model(config: ModelConfig, captions: Sequence[str], classes: int, seed
 
 
 def save_model(model: DiffusionModel, folder: Path) -> None:
-    """Write a diffusers directory: safetensors weights, scheduler, and the text parts or codec where there are any."""
+    """Write a diffusers directory that `DiffusionModel.load` reads: each part's settings and safetensors weights."""
     denoiser: Any = model.denoiser
     index: dict[str, Any] = {"_class_name": "DiffusionPipeline", "unet": ["diffusers", type(denoiser).__name__]}
     denoiser.save_pretrained(folder / "unet", safe_serialization=True)
@@ -90,12 +91,15 @@ def save_model(model: DiffusionModel, folder: Path) -> None:
     if isinstance(model.conditioner, ByCaption):
         model.conditioner.tokenizer.save_pretrained(folder / "tokenizer")
         model.conditioner.text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
-        index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
-        index["text_encoder"] = ["transformers", "CLIPTextModel"]
+        index["tokenizer"] = ["transformers", type(model.conditioner.tokenizer).__name__]
+        index["text_encoder"] = ["transformers", type(model.conditioner.text_encoder).__name__]
     if isinstance(model.codec, SpaceToDepthCodec):
         (folder / "vae").mkdir(exist_ok=True)
         write_json(folder / "vae" / "config.json", {"_class_name": "SpaceToDepth", "factor": model.codec.factor})
         index["vae"] = ["forebear.diffusion.codec", "SpaceToDepthCodec"]
+    if isinstance(model.codec, VaeCodec):
+        model.codec.vae.save_pretrained(folder / "vae", safe_serialization=True)
+        index["vae"] = ["diffusers", type(model.codec.vae).__name__]
     write_json(folder / "model_index.json", index)
 
 
@@ -138,11 +142,14 @@ def word_tokenizer(captions: Sequence[str], max_tokens: int) -> Any:
     from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
 
     special = ["<pad>", "<start>", "<end>", "<unknown>"]
-    counted = Counter(word for caption in captions for word in re.findall(r"[^\W_]+|[^\w\s]+", caption.lower()))
-    vocabulary = {word: number for number, word in enumerate([*special, *sorted(counted)])}
+    normaliser = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.Whitespace()
+    # The tokenizer's own steps find the words, so that it knows every one of them again.
+    found = {word for text in captions for word, _ in splitter.pre_tokenize_str(normaliser.normalize_str(text))}
+    vocabulary = {word: number for number, word in enumerate([*special, *sorted(found)])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
-    words.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.normalizer = normaliser
+    words.pre_tokenizer = splitter
     words.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
     )

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -58,11 +57,15 @@ def write_checkpoint(run: Run, checkpoint: Checkpoint, parts: Mapping[str, Mappi
 
 def list_checkpoints(run: Run) -> list[Checkpoint]:
     """The run's checkpoints by step; a folder without checkpoint.json was never finished and is left out."""
-    found = [
-        Checkpoint(**read_json(path, ModelError, REMEDY))
-        for path in sorted(run.checkpoints_folder.glob("step-*/checkpoint.json"))
-    ]
+    found = [_read_checkpoint(path) for path in run.checkpoints_folder.glob("step-*/checkpoint.json")]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    try:
+        return Checkpoint(**read_json(path, ModelError, REMEDY))
+    except TypeError as foreign:
+        raise ModelError(f"{path} is not a checkpoint of this version ({foreign}); {REMEDY}") from None
 
 
 def load_checkpoint(run: Run, checkpoint: Checkpoint) -> DiffusionModel:
@@ -83,11 +86,9 @@ def load_tensors(module: nn.Module, path: Path) -> None:
     """Load a safetensors file into a module, whatever the file's floating-point width."""
     try:
         tensors = load_file(path)
-        module.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+        module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in tensors.items()})
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; {REMEDY}") from None
-    except (
-        Exception
-    ) as broken:  # safetensors raises its own type, torch a RuntimeError: both mean a foreign or cut file
+    except Exception as broken:  # safetensors' own type for a cut file, torch's RuntimeError for a foreign one
         reason = str(broken).splitlines()[0]
         raise ModelError(f"{path} does not fit the model ({reason}); {REMEDY}") from None

@@ -14,6 +14,9 @@ class Codec(Protocol):
     def factor(self) -> int:
         """Pixels along one side for each position of x0."""
 
+    def image_channels(self, x0_channels: int) -> int:
+        """Channels of the pictures whose x0 has `x0_channels`."""
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels float[B, C, H, W] to x0 float[B, c, h, w]."""
 
@@ -25,6 +28,9 @@ class PixelCodec:
     """The model denoises pixels themselves."""
 
     factor = 1
+
+    def image_channels(self, x0_channels: int) -> int:
+        return x0_channels
 
     def encode(self, pixels: Tensor) -> Tensor:
         return pixels
@@ -39,6 +45,9 @@ class SpaceToDepthCodec:
     def __init__(self, factor: int) -> None:
         self.factor = factor
 
+    def image_channels(self, x0_channels: int) -> int:
+        return x0_channels // self.factor**2
+
     def encode(self, pixels: Tensor) -> Tensor:
         return F.pixel_unshuffle(pixels, self.factor)
 
@@ -52,15 +61,18 @@ class VaeCodec:
     def __init__(self, vae: Any) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._scale = float(vae.config.scaling_factor)
+        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+    def image_channels(self, x0_channels: int) -> int:  # noqa: ARG002 - latents say nothing about the pictures
+        return int(self.vae.config.in_channels)
 
     def encode(self, pixels: Tensor) -> Tensor:
         with torch.no_grad():
             latent: Tensor = self.vae.encode(pixels).latent_dist.mode()
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return (latent - shift) * float(self.vae.config.scaling_factor)
+        return (latent - self._shift) * self._scale
 
     def decode(self, x0: Tensor) -> Tensor:
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         with torch.no_grad():
-            pixels: Tensor = self.vae.decode(x0 / float(self.vae.config.scaling_factor) + shift).sample
+            pixels: Tensor = self.vae.decode(x0 / self._scale + self._shift).sample
         return pixels

@@ -47,7 +47,7 @@ class Conditioner(Protocol):
         """The condition of B pictures, from B captions and B labels."""
 
     def unconditional(self, count: int) -> Condition | None:
-        """The condition that classifier-free guidance starts from, or None when the model has none."""
+        """The condition of B empty captions, which guidance leads away from; None when the model has none."""
 
 
 class Unconditional:
@@ -107,5 +107,4 @@ class ByCaption:
         unknown = self.tokenizer.unk_token
         if unknown is None:
             return []
-        words = caption.split()
-        return [word for word in words if unknown in self.tokenizer.tokenize(word)]
+        return [word for word in caption.split() if unknown in self.tokenizer.tokenize(word)]

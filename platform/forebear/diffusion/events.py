@@ -91,5 +91,5 @@ def read_events(run: Run) -> pa.Table:
         raise StoreError(
             f"{run.events_file} does not exist; only `forebear train` records events, use stratified timesteps"
         ) from None
-    except (pa.ArrowInvalid, OSError) as broken:
+    except (pa.ArrowException, OSError) as broken:
         raise StoreError(f"{run.events_file} is damaged ({broken}); use stratified timesteps or train again") from None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from forebear.diffusion.codec import Codec
+from forebear.diffusion.codec import Codec, VaeCodec
 from forebear.diffusion.conditioning import ByCaption, Condition, Conditioner
 from forebear.diffusion.loading import load_codec, load_conditioner, load_denoiser, load_scheduler, refuse_pickle
 from forebear.errors import ModelError
@@ -31,10 +31,10 @@ class DiffusionModel:
         self.total_timesteps = int(scheduler.config.num_train_timesteps)
         if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise ModelError(f"prediction type {self.prediction_type!r} is not epsilon, v_prediction or sample")
-        config = denoiser.config
-        side = config.sample_size if isinstance(config.sample_size, int) else config.sample_size[0]
-        self.x0_shape: tuple[int, int, int] = (int(config.in_channels), int(side), int(side))
-        self.image_size = self.x0_shape[1] * codec.factor
+        side = _square_side(denoiser.config.sample_size)
+        self.x0_shape: tuple[int, int, int] = (int(denoiser.config.in_channels), side, side)
+        self.image_size = side * codec.factor
+        self._check_channels()
 
     @classmethod
     def load(cls, folder: Path | str) -> "DiffusionModel":
@@ -43,13 +43,31 @@ class DiffusionModel:
         if not folder.exists():
             raise ModelError(f"{folder} does not exist; give the directory of a diffusers model")
         refuse_pickle(folder)
-        denoiser = load_denoiser(folder).float().eval()
+        denoiser = load_denoiser(folder)
         return cls(denoiser, load_scheduler(folder), load_codec(folder), load_conditioner(folder, denoiser))
 
     @property
     def image_channels(self) -> int:
-        """1 for a grey pixel-space model, 3 otherwise."""
-        return 1 if self.codec.factor == 1 and self.x0_shape[0] == 1 else 3
+        """1 for a model of grey pictures, 3 for one of colour."""
+        return self.codec.image_channels(self.x0_shape[0])
+
+    def _check_channels(self) -> None:
+        config: Any = self.denoiser.config
+        width = self.x0_shape[0]
+        if config.out_channels not in (width, 2 * width):
+            raise ModelError(
+                f"the denoiser reads {width} channels and predicts {config.out_channels}; supported are models that "
+                "predict as many as they read, or twice as many with a variance (inpainting models are not)"
+            )
+        if isinstance(self.codec, VaeCodec) and self.codec.vae.config.latent_channels != width:
+            raise ModelError(
+                f"the denoiser reads {width} channels and the VAE gives {self.codec.vae.config.latent_channels}; "
+                "put the denoiser beside the VAE that it was trained with"
+            )
+        if self.image_channels not in (1, 3):
+            raise ModelError(
+                f"pictures of {self.image_channels} channels are not supported, only grey (1) and colour (3)"
+            )
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """The modules that training changes, by the name of their file in a checkpoint."""
@@ -94,6 +112,14 @@ class DiffusionModel:
     def _signal_and_spread(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alphas = self.scheduler.alphas_cumprod.to(like.device)[timesteps].float().view(-1, 1, 1, 1)
         return alphas.sqrt(), (1.0 - alphas).sqrt()
+
+
+def _square_side(size: Any) -> int:
+    """The side of a square `sample_size`, which diffusers writes as one number or two."""
+    sides = list(size) if isinstance(size, (list, tuple)) else [size]
+    if not all(isinstance(side, int) and side == sides[0] for side in sides):
+        raise ModelError(f"the denoiser's sample_size is {size}; set it to the side of square pictures in config.json")
+    return int(sides[0])
 
 
 def weights_fingerprint(parts: dict[str, nn.Module]) -> str:

@@ -50,4 +50,5 @@ class Pictures:
             fresh = self.training_set.pixels(missing.tolist(), size, self._shape[0])
             self._levels[missing] = np.rint((fresh + 1.0) * 127.5).astype(np.uint8)
             self._known[missing] = True
-        return self._levels[index].astype(np.float32) / 127.5 - 1.0
+        pixels: NDArray[np.float32] = self._levels[index].astype(np.float32) / 127.5 - 1.0
+        return pixels

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
@@ -21,7 +22,7 @@ from forebear.diffusion.model import DiffusionModel, Loss
 from forebear.diffusion.noise import draw_noise
 from forebear.diffusion.pictures import Pictures
 from forebear.diffusion.training_state import TrainingState, load_state, save_state
-from forebear.errors import ConfigError
+from forebear.errors import ConfigError, DataError
 from forebear.progress import progress
 from forebear.run import Run
 
@@ -57,8 +58,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
-        if min(self.epochs, self.batch_size) < 1:
-            raise ConfigError("training: epochs and batch_size must be at least 1")
+        for name in ("epochs", "batch_size", "save_state_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; give at least 1")
+        for name in ("learning_rate", "final_learning_rate", "warmup_steps", "weight_decay", "gradient_clip"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; it cannot be negative")
+        for name in ("ema_decay", "caption_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} is {getattr(self, name)}; give a share from 0 to below 1")
         if any(not 0 < epoch <= self.epochs for epoch in self.checkpoint_epochs):
             raise ConfigError(f"training.checkpoint_epochs must lie between 1 and epochs ({self.epochs})")
 
@@ -94,11 +102,18 @@ class _Trainer:
         self.run, self.config, self.settings = run, config, config.training
         self.ids = [sample.id for sample in training_set.samples]
         labels = [sample.label for sample in training_set.samples if sample.label is not None]
+        if config.model.conditioning == "class" and 0 < len(labels) < len(self.ids):
+            raise DataError(
+                f"{len(self.ids) - len(labels)} of {len(self.ids)} samples have no label, which a class-conditional "
+                "model needs; label them, or leave them out with data.where"
+            )
         captions = [sample.caption for sample in training_set.samples]
         self.model = build_model(config.model, captions, max(labels, default=-1) + 1, self.settings.seed)
         self.pictures = Pictures(training_set, self.model)
         self.parts = nn.ModuleDict(self.model.trained_parts()).requires_grad_(True)
-        self.parts.to(memory_format=torch.channels_last)
+        for parameter in self.parts.parameters():
+            if parameter.dim() == 4:  # convolutions run faster on a CPU with their channels last
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(
             self.parts.parameters(), lr=0.0, betas=self.settings.betas, weight_decay=self.settings.weight_decay
         )
@@ -147,7 +162,7 @@ class _Trainer:
         )
         loss = losses.mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         if self.settings.gradient_clip:
             nn.utils.clip_grad_norm_(self.parts.parameters(), self.settings.gradient_clip)
         for group in self.optimiser.param_groups:
@@ -201,7 +216,8 @@ class _Trainer:
         )
         for part, module in final.trained_parts().items():
             module.load_state_dict(averaged[part])
-            module.to(dtype)
+            for parameter in module.parameters():  # not module.to(dtype): diffusers warns about that
+                parameter.data = parameter.data.to(dtype)
         save_model(final, self.run.model_folder)
 
     def _classes(self) -> int:
@@ -221,6 +237,9 @@ def learning_rate(settings: TrainingConfig, step: int, total: int) -> float:
 def _stop_requested() -> Iterator[list[int]]:
     """A list that becomes non-empty at SIGINT or SIGTERM; the handlers before it are put back afterwards."""
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python lets only the main thread take signals
+        return
 
     def note(number: int, frame: Any) -> None:  # noqa: ARG001 - the signature is Python's
         received.append(number)

@@ -37,8 +37,9 @@ class TrainingState:
             parameter.copy_(self.saved[f"weight.{name}"])
             # Keep each tensor's memory layout: sums over another layout would round differently.
             self.average[name] = torch.empty_like(parameter).copy_(self.saved[f"average.{name}"])
-            moments = {m: torch.empty_like(parameter).copy_(self.saved[f"{m}.{name}"]) for m in MOMENTS}
-            optimiser.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
+            if f"{MOMENTS[0]}.{name}" in self.saved:
+                moments = {m: torch.empty_like(parameter).copy_(self.saved[f"{m}.{name}"]) for m in MOMENTS}
+                optimiser.state[parameter] = {"step": torch.tensor(float(self.step)), **moments}
         self.saved = {}
 
 
@@ -48,7 +49,9 @@ def save_state(run: Run, state: TrainingState, parts: nn.ModuleDict, optimiser: 
     for name, parameter in parts.named_parameters():
         tensors[f"weight.{name}"] = parameter
         tensors[f"average.{name}"] = state.average[name]
-        tensors |= {f"{moment}.{name}": optimiser.state[parameter][moment] for moment in MOMENTS}
+        # A parameter that no loss reaches has no moments.
+        moments = optimiser.state.get(parameter, {})
+        tensors |= {f"{moment}.{name}": moments[moment] for moment in MOMENTS if moment in moments}
     save_tensors(run.training_state_folder / "state.safetensors", tensors)
 
 

@@ -1,1 +1,5 @@
-"""TracIn, ReTrac and their relatives: each an inner product of two embeddings."""
+"""TracIn, ReTrac and their kin: every one an inner product."""
+
+from forebear.estimators.estimator import ESTIMATORS, Estimator, estimator
+
+__all__ = ["ESTIMATORS", "Estimator", "estimator"]

@@ -1,0 +1,117 @@
+"""A query: a picture, and how it is measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+from forebear.attribution.answer import QueryRecord
+from forebear.config import STRICT
+from forebear.diffusion.noise import paper_timesteps
+from forebear.errors import ConfigError, DataError
+from forebear.gradients.embedding import Embeddings
+from forebear.images import UnreadableImage, decode, on_white, to_picture, to_pixels
+from forebear.store import StorePlan
+
+PAPER_TIMESTEPS, PAPER_DRAWS = 100, 16
+"""Of Diffusion-TracIn's queries (Xie et al., arXiv 2401.09031, in the paper's code)."""
+
+Picture = Image.Image | Path | str | NDArray[np.floating]
+"""A picture, the path of one, or its pixels in [-1, 1] as float[channels, H, W]."""
+
+
+@validated_dataclass(frozen=True, config=STRICT)
+class QueryConfig:
+    """At which timesteps and noises a query is measured; by default exactly where the store's samples were."""
+
+    timesteps: tuple[int, ...] | None = None
+    """None: the store's own, or the paper's 100 when each sample was measured at recorded timesteps of its own."""
+    draws: Annotated[int, Field(ge=1)] | None = None
+    """Noises at each timestep; None: as many as the store has."""
+    seed: int | None = None
+    """Of the noise; None: the store's, so that query and samples meet the same noise and its chance cancels out."""
+    paper: bool = False
+    """Measure as the paper does: 100 timesteps x 16 noises. Slow, and not for `retrac-matched`."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other or measure nothing."""
+        if self.paper and (self.timesteps is not None or self.draws is not None):
+            raise ConfigError("paper sets timesteps and draws itself; leave them out, or leave paper out")
+        if self.timesteps is not None and (not self.timesteps or len(set(self.timesteps)) != len(self.timesteps)):
+            raise ConfigError("timesteps must name at least one timestep, and each only once")
+
+    def chosen_timesteps(self, plan: StorePlan, total: int) -> tuple[int, ...]:
+        """The query's timesteps for a store and a model of `total` timesteps."""
+        chosen = self.timesteps if self.timesteps is not None else plan.timesteps
+        if self.paper or not chosen:
+            return tuple(dict.fromkeys(paper_timesteps(PAPER_TIMESTEPS, total).tolist()))
+        return chosen
+
+    def chosen_draws(self, plan: StorePlan) -> int:
+        return PAPER_DRAWS if self.paper else self.draws or plan.draws
+
+
+@dataclass(frozen=True)
+class EmbeddedQuery:
+    """A query's embeddings: all that any estimator needs, so that one pass over the model serves every one."""
+
+    embeddings: tuple[Embeddings, ...]
+    """By checkpoint, in the store's order; each holds one picture."""
+    record: QueryRecord
+    seconds: float
+    """Wall-clock time of embedding."""
+
+
+def picture_of(image: Picture) -> Image.Image:
+    """The query as an RGB picture; raises DataError when it is not one."""
+    if isinstance(image, Image.Image):
+        return on_white(image)
+    if isinstance(image, str | Path):
+        return _read(Path(image))
+    return to_picture(_checked(image))
+
+
+def pixels_of(image: Picture, size: int, channels: int) -> NDArray[np.float32]:
+    """The query as the model sees it, float32[channels, size, size] in [-1, 1].
+
+    An array that has this shape is taken as it is; everything else is cropped and resized as training images are.
+    Raises DataError when it is not a picture.
+    """
+    if isinstance(image, np.ndarray) and image.shape == (channels, size, size):
+        return _checked(image)
+    return to_pixels(picture_of(image), size, channels)
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        return decode(path.expanduser().read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; give the path of a picture") from None
+    except OSError as refused:
+        raise DataError(f"{path} cannot be read ({refused.strerror}); give the path of a picture") from None
+    except UnreadableImage as reason:
+        raise DataError(f"{path} cannot be used as a query: {reason}; give a PNG, JPEG or WebP picture") from None
+
+
+def _checked(array: NDArray[np.floating]) -> NDArray[np.float32]:
+    pixels = np.asarray(array)
+    if pixels.ndim != 3 or pixels.shape[0] not in {1, 3} or not pixels.size or pixels.dtype.kind != "f":
+        raise DataError(
+            f"a query array must be float[channels, height, width] with 1 or 3 channels, got {pixels.dtype}"
+            f"{list(pixels.shape)}; give pixels in [-1, 1], a PIL picture or a path"
+        )
+    # Written so that NaN fails too. Generators overshoot a little: that is clipped, a range of 0 .. 255 is a mistake.
+    if not np.abs(pixels).max() <= 2:
+        raise DataError("a query array must hold pixels in [-1, 1]; divide 8-bit levels by 127.5 and subtract 1")
+    return np.clip(pixels, -1.0, 1.0).astype(np.float32)
+
+
+def losses_of(checkpoints: Mapping[str, Embeddings]) -> dict[str, tuple[float, ...]]:
+    """By checkpoint, the losses of its only picture at each timestep."""
+    return {name: tuple(embeddings.losses[0].tolist()) for name, embeddings in checkpoints.items()}

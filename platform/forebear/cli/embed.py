@@ -1,0 +1,68 @@
+"""`forebear embed`: gradient embeddings of every training image at every checkpoint."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from forebear.cli.options import run_option
+from forebear.config import parse, read_yaml
+from forebear.data import Columns, DataConfig
+from forebear.run import Run
+
+
+@click.command()
+@run_option
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Start the run from this diffusers directory (safetensors)."
+)
+@click.option("--data", "source", help="With --model: openmoji, digits, a folder of images, or Parquet files.")
+@click.option("--caption-column", help="With --data: column with captions.")
+@click.option("--label-column", help="With --data: integer column with class labels.")
+@click.option("--group-column", "group_columns", multiple=True, help="With --data: grouping column; may be repeated.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML file of embedding settings; options below win.")
+@click.option("--timesteps", type=click.IntRange(1), help="Stratified timesteps for each image.  [default: 8]")
+@click.option(
+    "--scheme",
+    type=click.Choice(["stratified", "recorded"]),
+    help="recorded: the timestep and noise that training drew, for exact Diffusion-TracIn.  [default: stratified]",
+)
+@click.option("--dim", type=click.IntRange(1), help="Size k of the projected gradients.  [default: 4096]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images at a time.  [default: 32]")
+@click.option("--seed", type=int, help="Seed of the measuring noise.  [default: 0]")
+@click.option("--workers", type=click.IntRange(0), help="One-thread Ray actors; 0 works in this process.  [default: 0]")
+@click.option("--restart", is_flag=True, help="Throw away the store that is there and begin anew.")
+def embed(
+    run: Run,
+    model: Path | None,
+    source: str | None,
+    caption_column: str | None,
+    label_column: str | None,
+    group_columns: tuple[str, ...],
+    config: Path | None,
+    restart: bool,
+    **chosen: Any,
+) -> None:
+    """Embed a run's training images, or go on where an earlier call stopped.
+
+    The run comes from `forebear train`, or starts here with --model and --data. Killed at any moment, the same command
+    finishes the work, and the store is byte for byte the one of an uninterrupted run, with any number of workers.
+    """
+    from forebear.jobs import EmbedConfig, start_run  # noqa: PLC0415 - imports torch
+    from forebear.jobs import embed as embed_run
+
+    if (model is None) != (source is None):
+        raise click.UsageError("--model and --data start a run together: give both, or neither for a trained run")
+    if model is not None and source is not None:
+        columns = Columns(caption_column, label_column, group_columns)
+        start_run(run.folder, model, DataConfig(source, columns=columns))
+    settings = parse(EmbedConfig, read_yaml(config) if config else {}, str(config))
+    dim = chosen.pop("dim")
+    settings = replace(settings, **{name: value for name, value in chosen.items() if value is not None})
+    if dim is not None:
+        settings = replace(settings, projection=replace(settings.projection, dim=dim))
+    store = embed_run(run, settings, restart=restart)
+    click.echo(
+        f"embedded {len(store.ids()):,} images at {len(store.manifest.weights)} checkpoints in {run.store_folder}"
+    )

@@ -1,0 +1,45 @@
+"""What `forebear embed` measures, and how it cuts and spreads the work."""
+
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from forebear.config import STRICT, plain
+from forebear.diffusion.model import Loss
+from forebear.gradients import ProjectionConfig
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class EmbedConfig:
+    """Settings of an embedding. All but `workers` decide the numbers (`batch_size` and `shard_rows` by rounding)."""
+
+    timesteps: Count = 8
+    """T: stratified timesteps of every picture; `recorded` has one of its own instead."""
+    scheme: Literal["stratified", "recorded"] = "stratified"
+    """`recorded` replays what training drew for each picture in the epoch that a checkpoint closes: the timestep, the
+    noise, the flip and the dropped caption. Exact Diffusion-TracIn (METHODS.md section 1.1)."""
+    draws: Count = 1
+    """D: noises at each stratified timestep; gradients are averaged over them."""
+    noise: Literal["shared", "per_sample"] = "shared"
+    """`shared`: every picture, and every query, meets the same noise at a timestep, so that chance cancels out."""
+    seed: int = 0
+    """Of the noise of stratified timesteps and of queries."""
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    parameters: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    """Shell-style patterns over the denoiser's parameter names; `!` before a pattern takes out what it matches."""
+    loss: Loss = "mse"
+    """The loss whose gradient is taken; the one of training."""
+    batch_size: Count = 32
+    """Rows that the denoiser sees at a time: one for each picture, timestep and draw."""
+    shard_rows: Count = 256
+    """Pictures in a shard: what a crash can cost each worker."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Single-threaded Ray actors; 0 works in this process."""
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the numbers, as plain values for run.yaml."""
+        return {name: value for name, value in plain(self).items() if name != "workers"}

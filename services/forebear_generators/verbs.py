@@ -1,0 +1,56 @@
+"""`forebear generate`: pictures from a trained model."""
+
+from pathlib import Path
+
+import click
+
+from forebear.images import grid
+from forebear.progress import progress
+
+
+@click.command()
+@click.option(
+    "--model", type=click.Path(path_type=Path), required=True, help="Diffusers directory, for example runs/NAME/model."
+)
+@click.option("--prompt", "prompts", multiple=True, help="Caption of a picture; may be repeated.")
+@click.option("--label", "labels", multiple=True, type=int, help="Class of a picture, for class-conditional models.")
+@click.option(
+    "--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures for each prompt or label."
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of the first picture; the next ones count up.")
+@click.option("--steps", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--guidance", type=float, default=3.0, show_default=True, help="1 switches classifier-free guidance off.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True, help="Folder.")
+def generate(
+    model: Path,
+    prompts: tuple[str, ...],
+    labels: tuple[int, ...],
+    count: int,
+    seed: int,
+    steps: int,
+    guidance: float,
+    out: Path,
+) -> None:
+    """Generate pictures and write each as PNG, and all of them as one grid."""
+    from forebear_generators.generator import Generator  # noqa: PLC0415 - imports torch
+
+    wanted: list[tuple[str, int | None]] = [(prompt, None) for prompt in prompts]
+    wanted += [("", label) for label in labels]
+    wanted = wanted or [("", None)]
+    asked = [(*pair, seed + number) for pair in wanted for number in range(count)]
+    generator = Generator.load(model)
+    with progress("generating", steps, "steps") as bar:
+        pictures = generator.pictures(
+            [prompt for prompt, _, _ in asked],
+            [number for _, _, number in asked],
+            labels=[label for _, label, _ in asked],
+            steps=steps,
+            guidance=guidance,
+            on_step=lambda _: bar.advance(),
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    for (prompt, label, number), picture in zip(asked, pictures, strict=True):
+        name = prompt or (f"class {label}" if label is not None else "picture")
+        picture.save(out / f"{name.replace(' ', '-').replace('/', '-')}-{number}.png")
+    grid(pictures, columns=min(8, len(pictures)), scale=3).save(out / "grid.png")
+    click.echo(f"{len(pictures)} pictures and grid.png in {out}")

@@ -1,0 +1,126 @@
+"""The page: whole, self-contained, and safe with whatever a caption says."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from forebear.attribution import Attribution, Attributor, ReportEntry, write_report
+from forebear.errors import ConfigError
+
+VOID = {"img", "meta", "br"}
+
+
+class Page(HTMLParser):
+    """Collects tags and attributes; fails on a tag that is closed out of turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def answers(attributor: Attributor) -> tuple[Attribution, ...]:
+    return attributor.attribute_all(attributor.training_set.picture(5), label=3, top_k=3)
+
+
+@pytest.fixture(scope="module")
+def text(attributor: Attributor, answers: tuple[Attribution, ...], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    hostile = replace(answers[1].proponents[0], caption="<script>alert(1)</script> \" onload='x'")
+    second = replace(answers[1], proponents=(hostile, *answers[1].proponents[1:]))
+    picture = attributor.training_set.picture(5)
+    entries = [ReportEntry(picture, "digit five", answers), ReportEntry(picture, "<b>again</b>", [answers[0], second])]
+    attributor.report(path, entries)
+    return path.read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed(text: str) -> None:
+    assert text.startswith("<!doctype html>")
+    page = Page(text)
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_page_asks_the_network_for_nothing(text: str) -> None:
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", text)
+    for attributes in Page(text).all("img"):
+        assert attributes["src"].startswith("data:image/png;base64,")
+    assert all(attributes["href"].startswith("#") for attributes in Page(text).all("a"))
+
+
+def test_page_names_every_influence(text: str, answers: tuple[Attribution, ...]) -> None:
+    for answer in answers:
+        assert answer.estimator in text
+        for one in (*answer.proponents, *answer.opponents):
+            assert one.sample_id in text
+            assert f"{one.score:+.3g}" in text
+            assert f"{one.percentile:.1f} %" in text
+            assert one.caption in text
+
+
+def test_page_says_sign_and_fingerprints(text: str, answers: tuple[Attribution, ...]) -> None:
+    said = answers[0].fingerprint
+    assert answers[0].sign.replace("'", "&#39;") in text
+    for value in (said.store_plan, said.dataset, said.forebear_version, *(one.weights for one in said.checkpoints)):
+        assert value in text
+
+
+def test_captions_cannot_become_markup(text: str) -> None:
+    page = Page(text)
+    assert "&lt;script&gt;" in text
+    assert not page.all("b")
+    assert not any("onload" in attributes for _, attributes in page.tags)
+
+
+def test_every_picture_has_words(text: str) -> None:
+    pictures = Page(text).all("img")
+    assert len(pictures) == 2 + 2 * 2 * 2 * 3
+    assert all(attributes["alt"] for attributes in pictures)
+
+
+def test_headings_do_not_skip_a_level(text: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Page(text).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_licence_and_author_are_on_the_card(attributor: Attributor, answers, tmp_path: Path) -> None:
+    first = answers[0].proponents[0]
+    credited = replace(first, groups={**first.groups, "licence": "CC BY 4.0", "author": "Ada"})
+    answer = replace(answers[0], proponents=(credited,))
+    write_report(
+        tmp_path / "report.html", [ReportEntry(Image.new("L", (300, 500)), "x", [answer])], attributor.training_set
+    )
+    assert "Ada, CC BY 4.0" in (tmp_path / "report.html").read_text()
+
+
+def test_report_without_answers_is_refused(attributor: Attributor, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        attributor.report(tmp_path / "report.html", [])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_answers_about_other_images_are_refused(attributor: Attributor, answers, tmp_path: Path) -> None:
+    fewer = attributor.training_set.where(lambda sample: sample.label != 0)
+    with pytest.raises(ConfigError, match="other training images"):
+        write_report(tmp_path / "r.html", [ReportEntry(Image.new("L", (8, 8)), "x", answers)], fewer)

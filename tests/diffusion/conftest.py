@@ -1,0 +1,122 @@
+"""Tiny models of every kind that Forebear opens, as diffusers itself would save them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from forebear.diffusion.building import ModelConfig, build_model
+from forebear.diffusion.model import DiffusionModel
+
+UNET = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+TEXT_UNET = UNET | {
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": 4,
+}
+CAPTIONS = ("a red heart", "the cat's face", "flag of France", "a green apple")
+
+
+def tiny_config(conditioning: str = "none", **options: Any) -> ModelConfig:
+    """An 8 x 8 model of two levels; `options` replace fields of ModelConfig."""
+    unet = (TEXT_UNET if conditioning == "text" else UNET) | options.pop("unet", {})
+    text = {"width": 8, "layers": 1, "heads": 2, "max_tokens": 8}
+    values = {"conditioning": conditioning, "image_size": 8, "unet": unet, "text": text} | options
+    return ModelConfig(**values)
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., DiffusionModel]:
+    """Builds a random tiny model: conditioning, and fields of ModelConfig."""
+
+    def make(
+        conditioning: str = "none", seed: int = 0, captions: Sequence[str] = CAPTIONS, **options: Any
+    ) -> DiffusionModel:
+        model = build_model(tiny_config(conditioning, **options), captions, 3, seed)
+        with torch.no_grad():  # diffusers starts some layers at zero, under which much could hide
+            generator = torch.Generator().manual_seed(seed)
+            for part in model.trained_parts().values():
+                for parameter in part.parameters():
+                    if not parameter.any():
+                        parameter.normal_(0.0, 0.1, generator=generator)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in Stable Diffusion's layout: CLIP tokenizer and text model, VAE, UNet and PNDM scheduler."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = tmp_path_factory.mktemp("stable-diffusion")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = AutoencoderKL(
+            block_out_channels=(4, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            cross_attention_dim=8,
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in TEXT_UNET.items()},
+        )
+        tokens = write_clip_tokenizer(folder / "tokenizer")
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=tokens,
+                hidden_size=8,
+                intermediate_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                bos_token_id=tokens - 2,
+                eos_token_id=tokens - 1,
+                pad_token_id=tokens - 1,
+            )
+        )
+    # As in the published models: no clip_sample and no prediction_type.
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
+    for part, module in {"vae": vae, "unet": unet, "text_encoder": text, "scheduler": scheduler}.items():
+        module.save_pretrained(folder / part)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    del config["prediction_type"]
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def write_clip_tokenizer(folder: Path) -> int:
+    """A byte-pair tokenizer of single letters in CLIP's two files; returns the size of its vocabulary."""
+    folder.mkdir()
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 12,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(vocabulary)
