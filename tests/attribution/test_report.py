@@ -114,6 +114,21 @@ def test_licence_and_author_are_on_the_card(attributor: Attributor, answers, tmp
     assert "Ada, CC BY 4.0" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [(1.0, "No training image has a negative score"), (-1.0, "No training image has a positive score")],
+)
+def test_page_says_when_every_score_has_one_sign(
+    attributor: Attributor, answers, shift: float, words: str, tmp_path: Path
+) -> None:
+    def shifted(influences):
+        return tuple(replace(one, score=one.score + shift) for one in influences)
+
+    answer = replace(answers[0], proponents=shifted(answers[0].proponents), opponents=shifted(answers[0].opponents))
+    attributor.report(tmp_path / "report.html", [ReportEntry(Image.new("L", (8, 8)), "x", [answer])])
+    assert words in (tmp_path / "report.html").read_text()
+
+
 def test_report_without_answers_is_refused(attributor: Attributor, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one"):
         attributor.report(tmp_path / "report.html", [])

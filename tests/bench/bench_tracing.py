@@ -17,8 +17,8 @@ def first_ranks(attributor: Attributor, rows: list[int]) -> dict[str, list[bool]
     training_set: TrainingSet = attributor.training_set
     hits: dict[str, list[bool]] = {name: [] for name in ESTIMATORS}
     for row in rows:
-        sample = training_set.samples[row]
-        embedded = attributor.embed_query(training_set.picture(row), caption=sample.caption, label=sample.label)
+        sample, picture = training_set.samples[row], training_set.picture(row, attributor.image_size)
+        embedded = attributor.embed_query(picture, caption=sample.caption, label=sample.label)
         for name in ESTIMATORS:
             answer = attributor.score(embedded, name, top_k=1)
             hits[name].append(answer.proponents[0].sample_id == sample.id)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from forebear.data import DataConfig
 from forebear.diffusion.building import ModelConfig, build_model
 from forebear.diffusion.model import DiffusionModel
+from forebear.diffusion.training import TrainConfig, TrainingConfig, train
+from forebear.run import Run
 
 UNET = {
     "block_out_channels": [8, 16],
@@ -120,3 +123,38 @@ def write_clip_tokenizer(folder: Path) -> int:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return len(vocabulary)
+
+
+def _train_config(conditioning: str = "none", **settings: Any) -> TrainConfig:
+    chosen = {"epochs": 4, "batch_size": 8, "warmup_steps": 2, "checkpoint_epochs": (1, 3)} | settings
+    model = tiny_config(conditioning, channels=1)
+    return TrainConfig(DataConfig("digits", limit=20), model, TrainingConfig(**chosen))
+
+
+@pytest.fixture(scope="session")
+def train_config() -> Callable[..., TrainConfig]:
+    """Configures a short training on 20 digits in batches of 8, 8 and 4: conditioning, and fields of TrainingConfig."""
+    return _train_config
+
+
+@pytest.fixture(scope="session")
+def text_config() -> TrainConfig:
+    return _train_config("text", flip=True, caption_dropout=0.3)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, text_config: TrainConfig) -> Run:
+    """A text model trained for 4 epochs, with checkpoints after 1, 3 and 4; tests leave it as it is."""
+    run = Run(tmp_path_factory.mktemp("trained"))
+    assert train(run, text_config)
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_files() -> Callable[[Run], dict[str, bytes]]:
+    """Reads everything that a run leaves on disk, by name."""
+
+    def read(run: Run) -> dict[str, bytes]:
+        return {str(p.relative_to(run.folder)): p.read_bytes() for p in sorted(run.folder.rglob("*")) if p.is_file()}
+
+    return read

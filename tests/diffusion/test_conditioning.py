@@ -15,7 +15,7 @@ Build = Callable[..., DiffusionModel]
 
 @pytest.mark.parametrize("labels", [[0, None], [0, 3], [-1, 0]])
 def test_a_class_model_needs_a_class_for_every_picture(build: Build, labels: list[int | None]) -> None:
-    with pytest.raises(ModelError, match="a class from 0 to 2.*give a label"):
+    with pytest.raises(ModelError, match=r"a class from 0 to 2.*give a label"):
         build("class").condition(["", ""], labels)
 
 
@@ -89,5 +89,5 @@ def test_conditioning_needs_its_column(conditioning: str, message: str) -> None:
     ],
 )
 def test_arguments_that_diffusers_refuses_are_config_errors(build: Build, options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="diffusers refuses these arguments|not a multiple"):
+    with pytest.raises(ConfigError, match=r"diffusers refuses these arguments|not a multiple"):
         build(**options)

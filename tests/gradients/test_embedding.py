@@ -194,6 +194,12 @@ def test_gradient_of_zero_gives_zeros(x0: Tensor, condition: Condition) -> None:
     assert found.losses.all()
 
 
+def test_whole_gradients_have_no_seed(model: DiffusionModel, x0: Tensor, condition: Condition) -> None:
+    draws = some_draws(1)
+    found = [Embedder(model, ProjectionConfig(dim=None, seed=s)).embed(x0, condition, draws) for s in (0, 5)]
+    np.testing.assert_array_equal(found[0].unit_matched, found[1].unit_matched)
+
+
 def test_loss_is_chosen(model: DiffusionModel, x0: Tensor, condition: Condition) -> None:
     draws = Draws.at(np.array([300]), ["a", "b", "c"], seed=4)
     noise = draw_noise(model.x0_shape, 4, ["a", "b", "c"], [300] * 3, [0] * 3)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from forebear.errors import DataError, JobError
-from forebear.jobs.dispatch import ATTEMPTS, Worker, dispatch
+from forebear.jobs.dispatch import ATTEMPTS, dispatch
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens: bool = True) -> Worker[str]:
+def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens: bool = True) -> object:
     """Makes a file for every task; the first deadly[task] attempts at a task kill the process.
 
     The class is local, so that Ray sends it by value: its workers cannot import this test.
@@ -37,7 +37,7 @@ def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens
     return Touching()
 
 
-def by_value(folder: Path, **settings: object) -> partial[Worker[str]]:
+def by_value(folder: Path, **settings: object) -> partial[object]:
     import sys
 
     import ray.cloudpickle
@@ -67,6 +67,13 @@ def test_task_that_always_kills_is_set_aside(tmp_path: Path) -> None:
     assert "died" in failed[0].reason
     assert sorted(done) == tasks[1:]
     assert len(list(tmp_path.glob("task-0.attempt-*"))) == ATTEMPTS
+
+
+def test_too_many_set_aside_end_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebear.jobs.dispatch.MAX_SET_ASIDE", 1)
+    failed = dispatch(by_value(tmp_path, deadly={"task-0": 99}), ["task-0", "task-1"], 1, pytest.fail)
+    assert [item.task for item in failed] == ["task-0"]
+    assert not list(tmp_path.glob("task-1*"))
 
 
 def test_error_of_a_task_is_raised_as_it_is(tmp_path: Path) -> None:

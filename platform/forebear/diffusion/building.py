@@ -75,7 +75,7 @@ def build_model(config: ModelConfig, captions: Sequence[str], classes: int, seed
                 denoiser = UNet2DConditionModel(cross_attention_dim=config.text.width, **shared)
             else:
                 denoiser = UNet2DModel(num_class_embeds=classes if config.conditioning == "class" else None, **shared)
-        except (TypeError, ValueError) as refused:
+        except (TypeError, ValueError, NotImplementedError) as refused:
             raise ConfigError(f"model: diffusers refuses these arguments: {refused}") from None
     codec = SpaceToDepthCodec(config.space_to_depth) if config.space_to_depth > 1 else PixelCodec()
     return DiffusionModel(denoiser.eval(), scheduler, codec, conditioner)

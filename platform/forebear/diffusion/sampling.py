@@ -32,7 +32,7 @@ def generate(
     """
     if not 1 <= steps <= model.total_timesteps:
         raise ConfigError(f"steps is {steps}; give 1 to {model.total_timesteps}")
-    if not seeds or not len(captions) == len(labels) == len(seeds):
+    if not len(captions) == len(labels) == len(seeds) > 0:
         raise ConfigError(
             f"{len(captions)} captions, {len(labels)} labels and {len(seeds)} seeds; give one of each per picture"
         )

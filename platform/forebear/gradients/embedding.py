@@ -104,13 +104,13 @@ class Embedder:
         loss: Loss = "mse",
         batch_size: int = 32,
     ) -> None:
-        self._model, self._projection, self._loss, self._batch_size = model, projection, loss, batch_size
+        self._model, self._loss, self._batch_size = model, loss, batch_size
         _check_dim(model, projection, patterns)
         self.engine = GradientEngine(model.denoiser, projection, patterns)
         self._device = next(model.denoiser.parameters()).device
-        self._signs_at = lru_cache(maxsize=128)(
-            self._draw_signs
-        )  # as many as a query's timesteps, but not a whole run's
+        self._seed = 0 if projection.dim is None else projection.seed  # a whole gradient has no seed
+        # Enough for a query's timesteps; recorded events have up to all of them.
+        self._signs_at = lru_cache(maxsize=128)(self._draw_signs)
 
     @property
     def dim(self) -> int:
@@ -186,7 +186,7 @@ class Embedder:
         return torch.stack([self._signs_at(int(t)) for t in timesteps])
 
     def _draw_signs(self, timestep: int) -> Tensor:
-        signs = keyed_signs(self.dim, "timestep", self._projection.seed, timestep)
+        signs = keyed_signs(self.dim, "timestep", self._seed, timestep)
         return torch.from_numpy(signs).to(self._device)
 
     def _check(self, x0: Tensor, draws: Draws) -> None:

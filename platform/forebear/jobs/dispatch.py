@@ -17,7 +17,7 @@ from forebear.errors import ForebearError, JobError
 ATTEMPTS = 3
 """Deaths after which a task is set aside."""
 MAX_SET_ASIDE = 10
-"""Tasks set aside after which the job gives up: then the cause is not the tasks."""
+"""Tasks set aside after which no other is begun: then the cause is hardly the tasks."""
 
 Task = TypeVar("Task", bound=Hashable)
 Task_contra = TypeVar("Task_contra", bound=Hashable, contravariant=True)
@@ -46,9 +46,9 @@ def dispatch(
 ) -> list[SetAside[Task]]:
     """Do all tasks, in order of hand-out, on `workers` Ray actors of one CPU each; returns those set aside.
 
-    `done` is called here, for each finished task. A task is tried again at most twice when its worker dies. An
-    exception of `open` or `work` ends the job: a ForebearError is raised as it is. Raises JobError when workers die
-    again and again while they open.
+    `done` is called here, for each finished task. A task is tried again at most twice when its worker dies; after
+    MAX_SET_ASIDE tasks that failed so, no other is begun. An exception of `open` or `work` ends the job: a
+    ForebearError is raised as it is. Raises JobError when workers die again and again while they open.
     """
     with _ray(workers):
         dispatcher = _Dispatcher(make_worker, tasks, done)
@@ -85,6 +85,8 @@ class _Dispatcher(Generic[Task]):
                 continue
             if task is not None:
                 self._done(task)
+            else:
+                del self._deaths[None]  # it can be opened: earlier failures were chance
             if self._queue:
                 self._start(actor, self._queue.popleft())
         return self._set_aside
@@ -99,7 +101,7 @@ class _Dispatcher(Generic[Task]):
         import ray  # noqa: PLC0415
 
         # Restarts are this module's own: after one of Ray's it could not be told whose task had been lost.
-        actor = ray.remote(num_cpus=1, max_restarts=0)(_Actor).remote(self._make_worker, Path.cwd())
+        actor = ray.remote(num_cpus=1, max_restarts=0)(_actor_class()).remote(self._make_worker, Path.cwd())
         self._actors.add(actor)
         self._running[actor.open.remote()] = (actor, None)
 
@@ -129,19 +131,22 @@ class _Dispatcher(Generic[Task]):
             self._hire()
 
 
-class _Actor:
-    """The body of a Ray actor."""
+def _actor_class() -> type[Any]:
+    """The body of a Ray actor. A local class, which Ray sends by value: actors import only what their workers need."""
 
-    def __init__(self, make_worker: Callable[[], Worker[Any]], folder: Path) -> None:
-        self._make_worker, self._folder = make_worker, folder
+    class Actor:
+        def __init__(self, make_worker: Any, folder: Path) -> None:
+            self.make_worker, self.folder = make_worker, folder
 
-    def open(self) -> None:
-        os.chdir(self._folder)  # relative paths in a run's settings are those of the command
-        self._worker = self._make_worker()
-        self._worker.open()
+        def open(self) -> None:
+            os.chdir(self.folder)  # relative paths in a run's settings are those of the command
+            self.worker = self.make_worker()
+            self.worker.open()
 
-    def work(self, task: Any) -> None:
-        self._worker.work(task)
+        def work(self, task: Any) -> None:
+            self.worker.work(task)
+
+    return Actor
 
 
 def _death(reference: Any) -> str | None:

@@ -21,7 +21,7 @@ class EmbedConfig:
     """T: stratified timesteps of every picture; `recorded` has one of its own instead."""
     scheme: Literal["stratified", "recorded"] = "stratified"
     """`recorded` replays what training drew for each picture in the epoch that a checkpoint closes: the timestep, the
-    noise, the flip and the dropped caption. Exact Diffusion-TracIn (METHODS.md section 1.1)."""
+    noise, the flip and the dropped caption. Exact Diffusion-TracIn (Xie et al., arXiv 2401.09031)."""
     draws: Count = 1
     """D: noises at each stratified timestep; gradients are averaged over them."""
     noise: Literal["shared", "per_sample"] = "shared"

@@ -99,8 +99,8 @@ def report_set_aside(plan: StorePlan, set_aside: Sequence[SetAside[Shard]]) -> N
     ]
     more = f" and {len(set_aside) - NAMED_IN_ERRORS} more" if len(set_aside) > NAMED_IN_ERRORS else ""
     raise JobError(
-        f"not embedded, because their workers died each time: {', '.join(named)}{more} ({set_aside[-1].reason}); what is "
-        "done is kept: run the same command again, with fewer workers if memory is short"
+        f"not embedded, because their workers died each time: {', '.join(named)}{more} ({set_aside[-1].reason}); what "
+        "is done is kept: run the same command again, with fewer workers if memory is short"
     )
 
 
