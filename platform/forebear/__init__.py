@@ -23,6 +23,6 @@ __all__ = ["ForebearError", "__version__", "open"]
 def open(run: str | PathLike[str]) -> "Attributor":  # noqa: A001 - `forebear.open` is how it is read
     """Open a run that has been embedded and indexed; raises ForebearError when it has not."""
     # Imported here, so that `import forebear` stays quick: attribution needs torch.
-    from forebear.attribution import Attributor  # noqa: PLC0415
+    from forebear.attribution import Attributor
 
     return Attributor.open(run)

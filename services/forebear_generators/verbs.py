@@ -32,7 +32,7 @@ def generate(
     out: Path,
 ) -> None:
     """Generate pictures and write each as PNG, and all of them as one grid."""
-    from forebear_generators.generator import Generator  # noqa: PLC0415 - imports torch
+    from forebear_generators.generator import Generator
 
     wanted: list[tuple[str, int | None]] = [(prompt, None) for prompt in prompts]
     wanted += [("", label) for label in labels]

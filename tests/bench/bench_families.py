@@ -23,7 +23,8 @@ TOP = 10
 
 def related(one: Sample, other: Sample) -> bool:
     """Whether two samples share the family or the Unicode subgroup."""
-    return any(one.groups.get(name) == other.groups.get(name) for name in ("family", "subgroup"))
+    shared = [one.groups[name] for name in ("family", "subgroup") if one.groups[name] == other.groups[name]]
+    return any(value != "unknown" for value in shared)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Does a training image, given as the query, come back first? For every estimator of a run.
 
-    .venv/bin/python tests/bench/bench_tracing.py --run runs/demo --queries 50
+.venv/bin/python tests/bench/bench_tracing.py --run runs/demo --queries 50
 """
 
 import argparse

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from forebear.attribution.answer import QueryRecord
 from forebear.attribution.query import EmbeddedQuery, Picture, QueryConfig, losses_of, pixels_of
 from forebear.config import parse
-from forebear.diffusion.checkpoint import list_checkpoints, load_checkpoint
+from forebear.diffusion.checkpoint import attributed_checkpoints, load_checkpoint
 from forebear.diffusion.model import DiffusionModel, Loss, weights_fingerprint
 from forebear.diffusion.noise import SHARED
 from forebear.errors import StoreError
@@ -75,12 +75,11 @@ class QueryEmbedder:
         return self._loaded[planned.name]
 
     def _load(self, planned: PlannedCheckpoint) -> tuple[DiffusionModel, Embedder]:
-        known = {checkpoint.name: checkpoint for checkpoint in list_checkpoints(self._run)}
-        if planned.name in known:
-            model = load_checkpoint(self._run, known[planned.name])
-        else:  # a model that was trained elsewhere is its own only checkpoint; the fingerprint tells
-            model = DiffusionModel.load(self._run.model_folder)
+        known = {checkpoint.name: checkpoint for checkpoint in attributed_checkpoints(self._run)}
         remedy = f"restore it, or embed anew with `forebear embed --run {self._run.folder} --restart`"
+        if planned.name not in known:
+            raise StoreError(f"checkpoint {planned.name} of {self._run.folder} is gone; {remedy}")
+        model = load_checkpoint(self._run, known[planned.name])
         if weights_fingerprint(model.trained_parts()) != planned.fingerprint:
             raise StoreError(
                 f"the weights of checkpoint {planned.name} are not those that {self._run.store_folder} was made with; "

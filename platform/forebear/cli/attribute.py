@@ -33,7 +33,7 @@ def attribute(
     A positive score means that training on the image lowered the model's loss on this picture. The report also shows
     TracIn and ReTrac beside the estimator asked for, where the run has their indexes.
     """
-    from forebear.attribution import Attributor, QueryConfig, ReportEntry, write_report  # noqa: PLC0415 - imports torch
+    from forebear.attribution import Attributor, QueryConfig, ReportEntry, write_report
 
     attributor = Attributor.open(run.folder)
     answers = attributor.attribute_all(
@@ -54,8 +54,8 @@ def echo_attribution(attribution: "Attribution") -> None:
 
 
 def _echo_table(title: str, influences: Sequence["Influence"]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only verbs that print tables need it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("rank", "score", "percentile"):

@@ -57,10 +57,10 @@ def _copy_shipped(shipped: Path, run: Run) -> None:
 
 
 def _embed_and_index(run: Run, workers: int) -> None:
-    from forebear.attribution import build_indexes  # noqa: PLC0415 - imports torch
-    from forebear.estimators import ESTIMATORS  # noqa: PLC0415
-    from forebear.index import IndexConfig  # noqa: PLC0415
-    from forebear.jobs import EmbedConfig, embed  # noqa: PLC0415
+    from forebear.attribution import build_indexes
+    from forebear.estimators import ESTIMATORS
+    from forebear.index import IndexConfig
+    from forebear.jobs import EmbedConfig, embed
 
     embed(run, EmbedConfig(timesteps=TIMESTEPS, workers=workers))
     click.echo("building one index for each estimator")
@@ -68,10 +68,10 @@ def _embed_and_index(run: Run, workers: int) -> None:
 
 
 def _generate_and_attribute(run: Run) -> Path:
-    from forebear.attribution import Attributor, ReportEntry, write_report  # noqa: PLC0415
-    from forebear.cli.attribute import echo_attribution  # noqa: PLC0415
-    from forebear.diffusion.model import DiffusionModel  # noqa: PLC0415
-    from forebear.diffusion.sampling import generate  # noqa: PLC0415
+    from forebear.attribution import Attributor, ReportEntry, write_report
+    from forebear.cli.attribute import echo_attribution
+    from forebear.diffusion.model import DiffusionModel
+    from forebear.diffusion.sampling import generate
 
     click.echo(f"generating {len(PROMPTS)} pictures")
     model = DiffusionModel.load(run.model_folder)

@@ -49,7 +49,7 @@ def embed(
     The run comes from `forebear train`, or starts here with --model and --data. Killed at any moment, the same command
     finishes the work, and the store is byte for byte the one of an uninterrupted run, with any number of workers.
     """
-    from forebear.jobs import EmbedConfig, start_run  # noqa: PLC0415 - imports torch
+    from forebear.jobs import EmbedConfig, start_run
     from forebear.jobs import embed as embed_run
 
     if (model is None) != (source is None):

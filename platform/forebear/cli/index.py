@@ -20,9 +20,9 @@ from forebear.run import Run
 )
 def index(run: Run, estimators: tuple[str, ...], kind: Literal["auto", "exact", "rabitq"]) -> None:
     """Build the index of each estimator from the run's store."""
-    from forebear.attribution import build_indexes  # noqa: PLC0415 - imports torch
-    from forebear.estimators import ESTIMATORS  # noqa: PLC0415
-    from forebear.index import IndexConfig  # noqa: PLC0415
+    from forebear.attribution import build_indexes
+    from forebear.estimators import ESTIMATORS
+    from forebear.index import IndexConfig
 
     for built in build_indexes(run, estimators or tuple(ESTIMATORS), IndexConfig(kind=kind)):
         description = built.description

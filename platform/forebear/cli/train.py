@@ -21,7 +21,7 @@ def train(config: Path, run: Run) -> None:
     SIGINT and SIGTERM save the state first; the same command then resumes, with the same result as if it had never
     been stopped.
     """
-    from forebear.diffusion.training import TrainConfig  # noqa: PLC0415 - imports torch
+    from forebear.diffusion.training import TrainConfig
     from forebear.diffusion.training import train as fit
 
     if fit(run, parse(TrainConfig, read_yaml(config), str(config))):

@@ -35,7 +35,7 @@ class DigitsSource:
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         try:
-            from sklearn.datasets import load_digits  # noqa: PLC0415 - an optional dependency
+            from sklearn.datasets import load_digits
         except ImportError:
             raise DataError("the source `digits` needs scikit-learn; pip install 'forebear[demo]'") from None
         levels, labels = load_digits(return_X_y=True)

@@ -55,7 +55,7 @@ def build_model(config: ModelConfig, captions: Sequence[str], classes: int, seed
     `captions` of the training set decide the vocabulary, `classes` the number of class embeddings.
     Raises ConfigError when diffusers refuses the arguments.
     """
-    from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel  # noqa: PLC0415 - slow to import
+    from diffusers import DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
     if config.image_size % config.space_to_depth:
         raise ConfigError(f"image_size {config.image_size} is not a multiple of space_to_depth {config.space_to_depth}")
@@ -116,7 +116,7 @@ def _conditioner(config: ModelConfig, captions: Sequence[str], classes: int) -> 
 
 
 def _text_conditioner(config: TextConfig, captions: Sequence[str]) -> ByCaption:
-    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415 - slow to import
+    from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = word_tokenizer(captions, config.max_tokens)
     encoder = CLIPTextModel(
@@ -138,8 +138,8 @@ def _text_conditioner(config: TextConfig, captions: Sequence[str]) -> ByCaption:
 
 def word_tokenizer(captions: Sequence[str], max_tokens: int) -> Any:
     """A tokenizer of whole lower-case words, with every word of the captions in its vocabulary."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<start>", "<end>", "<unknown>"]
     normaliser = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])

@@ -26,7 +26,7 @@ class Checkpoint:
     epoch: int
     """Epochs completed when it was written; its events are those of the last one."""
     learning_rate: float
-    """At the last step before it was written."""
+    """The mean since the checkpoint before it: TracIn adds up the rates of the steps that a checkpoint stands for."""
     batch_size: int
     interval: int
     """Epochs since the checkpoint before it."""
@@ -59,6 +59,22 @@ def list_checkpoints(run: Run) -> list[Checkpoint]:
     """The run's checkpoints by step; a folder without checkpoint.json was never finished and is left out."""
     found = [_read_checkpoint(path) for path in run.checkpoints_folder.glob("step-*/checkpoint.json")]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def attributed_checkpoints(run: Run) -> list[Checkpoint]:
+    """The run's checkpoints, or its model as the only one, with weight 1, when it was trained elsewhere."""
+    whole = Checkpoint(
+        name=checkpoint_name(0),
+        step=0,
+        epoch=0,
+        learning_rate=1.0,
+        batch_size=1,
+        interval=1,
+        sample_count=1,
+        ema=False,
+        weights="model",
+    )
+    return list_checkpoints(run) or [whole]
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:

@@ -39,7 +39,7 @@ def _pickle_message(path: Path) -> str:
 
 def load_denoiser(folder: Path) -> Any:
     """The UNet of a model directory, or of its `unet/`, in float32 evaluation mode."""
-    import diffusers  # noqa: PLC0415 - slow to import; commands that load no model stay quick
+    import diffusers
 
     where = _denoiser_folder(folder)
     config = read_config(where, "a diffusers model")
@@ -63,7 +63,7 @@ def load_denoiser(folder: Path) -> Any:
 
 def load_scheduler(folder: Path) -> Any:
     """The scheduler that the model was trained with, as its own class; its alphas are the only ones used."""
-    import diffusers  # noqa: PLC0415
+    import diffusers
 
     where = folder / "scheduler"
     if not (where / "scheduler_config.json").is_file():
@@ -96,7 +96,7 @@ def load_codec(folder: Path) -> Codec:
         return SpaceToDepthCodec(factor)
     if name != "AutoencoderKL":
         raise ModelError(f"{where} holds a {name}; supported are AutoencoderKL and SpaceToDepth")
-    from diffusers import AutoencoderKL  # noqa: PLC0415
+    from diffusers import AutoencoderKL
 
     with _named_failure(where):
         vae, found = AutoencoderKL.from_pretrained(
@@ -119,7 +119,7 @@ def load_conditioner(folder: Path, denoiser: Any) -> Conditioner:
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():
             raise ModelError(f"{folder} has no {part}/; a text-conditional model needs tokenizer/ and text_encoder/")
-    from transformers import AutoTokenizer, CLIPTextModel  # noqa: PLC0415
+    from transformers import AutoTokenizer, CLIPTextModel
 
     with _named_failure(folder / "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)

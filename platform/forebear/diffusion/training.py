@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from itertools import pairwise
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -113,7 +114,7 @@ class _Trainer:
         self.parts = nn.ModuleDict(self.model.trained_parts()).requires_grad_(True)
         for parameter in self.parts.parameters():
             if parameter.dim() == 4:  # convolutions run faster on a CPU with their channels last
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(
             self.parts.parameters(), lr=0.0, betas=self.settings.betas, weight_decay=self.settings.weight_decay
         )
@@ -182,13 +183,14 @@ class _Trainer:
         step = self.state.step
         final = step == total
         epochs = pairwise((0, *self.settings.closing_epochs))
+        interval = next(end - start for start, end in epochs if end == plan.epoch + 1)
         checkpoint = Checkpoint(
             name=checkpoint_name(step),
             step=step,
             epoch=plan.epoch + 1,
-            learning_rate=learning_rate(self.settings, step - 1, total),
+            learning_rate=self._mean_learning_rate(step - interval * self.steps_per_epoch, step, total),
             batch_size=self.settings.batch_size,
-            interval=next(end - start for start, end in epochs if end == plan.epoch + 1),
+            interval=interval,
             sample_count=len(self.ids),
             ema=self.settings.ema_decay > 0,
             weights="model" if final else "here",
@@ -199,6 +201,10 @@ class _Trainer:
         if final:
             self._save_final_model(averaged, dtype)
         write_checkpoint(self.run, checkpoint, averaged)
+
+    def _mean_learning_rate(self, first: int, end: int, total: int) -> float:
+        """Over the steps first .. end - 1."""
+        return fmean(learning_rate(self.settings, step, total) for step in range(first, end))
 
     def _averaged_parts(self, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
         """The averaged weights (and the plain buffers) of each trained part, by the part's own names."""

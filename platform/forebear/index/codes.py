@@ -40,7 +40,7 @@ LONGEST_QUERY = 30.0
 def import_faiss() -> Any:
     """The module faiss; raises SearchIndexError that says what to install."""
     try:
-        import faiss  # noqa: PLC0415  (an optional dependency)
+        import faiss
     except ImportError as missing:
         raise SearchIndexError(
             f"approximate search needs FAISS ({missing}); install forebear[cpu] or forebear[gpu], "

@@ -71,7 +71,7 @@ class _Dispatcher(Generic[Task]):
         self._set_aside: list[SetAside[Task]] = []
 
     def run(self, workers: int) -> list[SetAside[Task]]:
-        import ray  # noqa: PLC0415
+        import ray
 
         for _ in range(workers):
             self._hire()
@@ -92,13 +92,13 @@ class _Dispatcher(Generic[Task]):
         return self._set_aside
 
     def close(self) -> None:
-        import ray  # noqa: PLC0415
+        import ray
 
         for actor in self._actors:
             ray.kill(actor)
 
     def _hire(self) -> None:
-        import ray  # noqa: PLC0415
+        import ray
 
         # Restarts are this module's own: after one of Ray's it could not be told whose task had been lost.
         actor = ray.remote(num_cpus=1, max_restarts=0)(_actor_class()).remote(self._make_worker, Path.cwd())
@@ -110,7 +110,7 @@ class _Dispatcher(Generic[Task]):
 
     def _bury(self, actor: Any, task: Task | None, reason: str) -> None:
         """Count a death against its task, queue the task again or set it aside, and hire another actor."""
-        import ray  # noqa: PLC0415
+        import ray
 
         self._actors.discard(actor)
         ray.kill(actor)  # it may be unreachable only, and must not work on beside its replacement
@@ -151,7 +151,7 @@ def _actor_class() -> type[Any]:
 
 def _death(reference: Any) -> str | None:
     """None when the call behind `reference` returned, the reason when its actor died; raises what the call raised."""
-    import ray  # noqa: PLC0415
+    import ray
 
     try:
         ray.get(reference)
@@ -169,7 +169,7 @@ def _death(reference: Any) -> str | None:
 def _ray(workers: int) -> Iterator[None]:
     """A Ray to work on: the one that is there, the one that RAY_ADDRESS names, or one of this machine's own."""
     try:
-        import ray  # noqa: PLC0415 - slow to import, and not needed in process
+        import ray
     except ImportError:
         raise JobError("several workers need Ray; pip install ray, or set workers to 0") from None
     if ray.is_initialized():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from forebear.config import parse
 from forebear.data import DataConfig, open_training_set
-from forebear.diffusion.checkpoint import Checkpoint, checkpoint_name, list_checkpoints, load_checkpoint
+from forebear.diffusion.checkpoint import attributed_checkpoints, load_checkpoint
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.events import read_events
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
@@ -53,7 +53,7 @@ class ShardEmbedder:
             loss=config.loss,
             batch_size=config.batch_size,
         )
-        self.checkpoints = {checkpoint.name: checkpoint for checkpoint in checkpoints_of(run)}
+        self.checkpoints = {checkpoint.name: checkpoint for checkpoint in attributed_checkpoints(run)}
         self._pictures = Pictures(self.training_set, self.model)
         self._events = read_events(run) if config.scheme == "recorded" else None
         self._loaded = ("", "")
@@ -156,22 +156,6 @@ class ShardEmbedder:
                 "training set that the model was trained on"
             )
         return events.take(places)
-
-
-def checkpoints_of(run: Run) -> list[Checkpoint]:
-    """The run's checkpoints, or its model as the only one, with weight 1, when it was trained elsewhere."""
-    whole = Checkpoint(
-        name=checkpoint_name(0),
-        step=0,
-        epoch=0,
-        learning_rate=1.0,
-        batch_size=1,
-        interval=1,
-        sample_count=1,
-        ema=False,
-        weights="model",
-    )
-    return list_checkpoints(run) or [whole]
 
 
 def _column(events: pa.Table, name: str, kind: type[np.generic]) -> NDArray[Any]:
