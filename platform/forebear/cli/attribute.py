@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("image", type=click.Path(path_type=Path))
-@run_option
+@run_option()
 @click.option("--prompt", default="", help="The caption under which the picture was made, for text-conditional models.")
 @click.option("--label", type=int, help="Class of the picture, for class-conditional models.")
 @click.option("--estimator", default="retrac", show_default=True, help="The estimator to print.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from forebear.cli.options import RunFolder
+from forebear.cli.options import run_option
 from forebear.errors import ModelError
 from forebear.images import to_picture
 from forebear.run import Run
@@ -16,14 +16,12 @@ PROMPTS = ("red heart", "cat face", "flag of France", "woman police officer dark
 SEED = 3
 GUIDANCE = 3.0
 STEPS = 50
-TIMESTEPS = 6
+TIMESTEPS = 4
 """Per image and checkpoint: what two cores embed in about four minutes."""
 
 
 @click.command()
-@click.option(
-    "--run", type=RunFolder(), default="runs/demo", show_default=True, help="Where the demo keeps what it makes."
-)
+@run_option(default="runs/demo")
 @click.option(
     "--model",
     "shipped",

@@ -13,7 +13,7 @@ from forebear.run import Run
 
 
 @click.command()
-@run_option
+@run_option()
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Start the run from this diffusers directory (safetensors)."
 )

@@ -9,7 +9,7 @@ from forebear.run import Run
 
 
 @click.command()
-@run_option
+@run_option()
 @click.option("--estimator", "estimators", multiple=True, help="Estimator to index; may be repeated.  [default: all]")
 @click.option(
     "--kind",

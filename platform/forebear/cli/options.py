@@ -1,21 +1,26 @@
 """Options that several verbs share."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from forebear.run import Run
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-class RunFolder(click.ParamType[Run]):
-    """A run folder, existing or to be made."""
-
-    name = "folder"
-
-    def convert(self, value: str | Run, param: click.Parameter | None, ctx: click.Context | None) -> Run:  # noqa: ARG002
-        return value if isinstance(value, Run) else Run(Path(value))
+RUN_HELP = "Run folder: model, checkpoints, store and indexes."
 
 
-run_option = click.option(
-    "--run", "run", type=RunFolder(), required=True, help="Run folder: model, checkpoints, store and indexes."
-)
+def run_option(default: str | None = None) -> Callable[[Command], Command]:
+    """`--run FOLDER`, which the verb receives as a Run; required unless there is a default."""
+    return click.option(
+        "--run",
+        type=click.Path(path_type=Path),
+        callback=lambda _context, _parameter, folder: Run(folder),
+        required=default is None,
+        default=default,
+        show_default=True,
+        help=RUN_HELP,
+    )

@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@run_option
+@run_option()
 def train(config: Path, run: Run) -> None:
     """Train the model that the YAML file CONFIG describes, or go on where a run stopped.
 
