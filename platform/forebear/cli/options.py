@@ -17,6 +17,8 @@ def run_option(default: str | None = None) -> Callable[[Command], Command]:
     """`--run FOLDER`, which the verb receives as a Run; required unless there is a default."""
     return click.option(
         "--run",
+        envvar="FOREBEAR_RUN",
+        show_envvar=True,
         type=click.Path(path_type=Path),
         callback=lambda _context, _parameter, folder: Run(folder),
         required=default is None,
