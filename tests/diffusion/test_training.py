@@ -16,7 +16,7 @@ from forebear.data import TrainingSet, open_training_set
 from forebear.data.digits import DigitsSource
 from forebear.diffusion import training
 from forebear.diffusion.checkpoint import list_checkpoints, load_checkpoint
-from forebear.diffusion.events import read_events
+from forebear.diffusion.events import EpochPlan, read_events
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
 from forebear.diffusion.noise import draw_noise
 from forebear.diffusion.pictures import Pictures
@@ -243,3 +243,11 @@ def test_damaged_state_checkpoints_and_events_say_what_to_do(tmp_path: Path, tra
     (run.training_state_folder / "state.safetensors").write_bytes(b"half")
     with pytest.raises(ModelError, match="remove the folder to train from the start"):
         train(run, settings)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_timesteps_follow_the_chosen_power(power: float) -> None:
+    timesteps = EpochPlan.draw(seed=3, epoch=0, count=20_000, total_timesteps=1000, power=power).timesteps
+    assert timesteps.min() >= 0
+    assert timesteps.max() <= 999
+    assert (timesteps < 500).mean() == pytest.approx(0.5**power, abs=0.015)  # four standard errors

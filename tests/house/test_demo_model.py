@@ -55,8 +55,15 @@ def test_learning_rates_are_means_of_the_schedule(config: TrainConfig, run: Run)
 def test_events_are_those_that_the_seed_draws(config: TrainConfig, run: Run) -> None:
     samples = open_training_set(config.data).samples
     last = list_checkpoints(run)[-1]
+    training = config.training
     plan = EpochPlan.draw(
-        config.training.seed, last.epoch - 1, len(samples), 1000, config.training.flip, config.training.caption_dropout
+        training.seed,
+        last.epoch - 1,
+        len(samples),
+        1000,
+        power=training.timestep_power,
+        flip=training.flip,
+        caption_dropout=training.caption_dropout,
     )
     events = read_events(run).to_pandas()
     events = events[events["checkpoint"] == last.name]

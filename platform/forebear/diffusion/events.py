@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from forebear.errors import StoreError
 from forebear.files import whole_file
-from forebear.randomness import keyed_integers, keyed_permutation, keyed_uniform
+from forebear.randomness import keyed_permutation, keyed_uniform
 from forebear.run import Run
 
 SCHEMA = pa.schema(
@@ -45,14 +45,24 @@ class EpochPlan:
 
     @classmethod
     def draw(
-        cls, seed: int, epoch: int, count: int, total_timesteps: int, flip: bool, caption_dropout: float
+        cls,
+        seed: int,
+        epoch: int,
+        count: int,
+        total_timesteps: int,
+        *,
+        power: float = 1.0,
+        flip: bool = False,
+        caption_dropout: float = 0.0,
     ) -> "EpochPlan":
+        """Draw an epoch of `count` samples; timesteps have a density proportional to t ** (power - 1)."""
         uniform = keyed_uniform((2, count), "augmentation", seed, epoch)
+        heights = keyed_uniform((count,), "timestep", seed, epoch) ** (1.0 / power)
         return cls(
             seed=seed,
             epoch=epoch,
             order=keyed_permutation(count, "order", seed, epoch),
-            timesteps=keyed_integers(total_timesteps, (count,), "timestep", seed, epoch),
+            timesteps=np.minimum((heights * total_timesteps).astype(np.int64), total_timesteps - 1),
             flipped=uniform[0] < (0.5 if flip else 0.0),
             caption_dropped=uniform[1] < caption_dropout,
         )

@@ -45,6 +45,9 @@ class TrainingConfig:
     """Largest norm of a batch's gradient; 0 switches clipping off."""
     ema_decay: float = 0.999
     """Of the moving average that checkpoints hold; 0 keeps the trained weights themselves."""
+    timestep_power: float = 1.0
+    """Timesteps are drawn with a density proportional to t ** (timestep_power - 1): 1 is uniform, 2 favours the noisy
+    end, where a caption matters most."""
     flip: bool = False
     """Mirror half of the pictures left to right."""
     caption_dropout: float = 0.1
@@ -68,6 +71,8 @@ class TrainingConfig:
         for name in ("ema_decay", "caption_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} is {getattr(self, name)}; give a share from 0 to below 1")
+        if self.timestep_power <= 0:
+            raise ConfigError(f"training.timestep_power is {self.timestep_power}; it must be above 0")
         if any(not 0 < epoch <= self.epochs for epoch in self.checkpoint_epochs):
             raise ConfigError(f"training.checkpoint_epochs must lie between 1 and epochs ({self.epochs})")
 
@@ -144,7 +149,13 @@ class _Trainer:
     def _plan(self, epoch: int) -> EpochPlan:
         dropout = self.settings.caption_dropout if self.model.conditioner.kind == "text" else 0.0
         return EpochPlan.draw(
-            self.settings.seed, epoch, len(self.ids), self.model.total_timesteps, self.settings.flip, dropout
+            self.settings.seed,
+            epoch,
+            len(self.ids),
+            self.model.total_timesteps,
+            power=self.settings.timestep_power,
+            flip=self.settings.flip,
+            caption_dropout=dropout,
         )
 
     def _step(self, plan: EpochPlan, place: int, total: int) -> float:
