@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from forebear.errors import ModelError
 from forebear.gradients import GradientEngine, ProjectionConfig, layer_rule
+from forebear.gradients.projection import CHANNELS
 
 EXACT = ProjectionConfig(dim=None)
 SAMPLES = 3
@@ -17,6 +18,10 @@ SAMPLES = 3
 
 def conv(channels: int, out: int, kernel: int | tuple[int, int], **settings: object) -> nn.Conv2d:
     return nn.Conv2d(channels, out, kernel, **settings)  # type: ignore[arg-type]
+
+
+def transposed(channels: int, out: int, kernel: int | tuple[int, int], **settings: object) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels, out, kernel, **settings)  # type: ignore[arg-type]
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -44,6 +49,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv replicate": (lambda: conv(3, 4, 3, padding=(2, 1), padding_mode="replicate"), (3, 6, 5)),
     "conv circular": (lambda: conv(3, 4, 3, padding=1, stride=2, padding_mode="circular"), (3, 6, 5)),
     "conv same and reflect": (lambda: conv(3, 4, (3, 2), padding="same", padding_mode="reflect"), (3, 6, 5)),
+    "conv transposed": (lambda: transposed(3, 4, 3), (3, 4, 5)),
+    "conv transposed uneven everything": (
+        lambda: transposed(
+            3, 4, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=(1, 2), dilation=(2, 1), bias=False
+        ),
+        (3, 4, 5),
+    ),
+    "conv transposed groups": (lambda: transposed(4, 6, 2, stride=2, groups=2), (4, 3, 4)),
     "group norm": (lambda: nn.GroupNorm(2, 6), (6, 3, 4)),
     "group norm over a vector": (lambda: nn.GroupNorm(2, 6), (6,)),
     "layer norm": (lambda: nn.LayerNorm(5), (4, 5)),
@@ -88,6 +101,26 @@ def test_gradient_equals_autograd(case: str, group: int, autograd_gradients: Cal
     assert_close(found.vectors, expected)
     torch.testing.assert_close(found.norms, expected.norm(dim=1), rtol=1e-5, atol=0)
     torch.testing.assert_close(found.values, measure(slice(None)).detach().reshape(SAMPLES, group).sum(1))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith(("linear", "conv"))])
+def test_projected_channels_equal_the_projected_gradient(
+    case: str, autograd_gradients: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebear.gradients.projection.SMALL_WEIGHT", 0)
+    monkeypatch.setitem(CHANNELS, "default", (3, 2))
+    torch.manual_seed(0)
+    build, shape = CASES[case]
+    module = randomise(build())
+    inputs = torch.randn(SAMPLES, *shape)
+
+    def measure(rows: slice) -> Tensor:
+        return module(inputs[rows]).sin().flatten(1).sum(1)
+
+    engine = GradientEngine(module, ProjectionConfig(dim=8))
+    expected = engine.sketch(autograd_gradients(module, measure, SAMPLES))
+    assert_close(engine.measure(lambda: measure(slice(None))).vectors, expected)
 
 
 @pytest.mark.parametrize("group", [1, 2])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from forebear.errors import ForebearError
 from forebear.gradients import GradientEngine, ProjectionConfig
-from forebear.gradients.projection import Projection
+from forebear.gradients.projection import CHANNELS, Mode, Projection
 
 SHAPES = {"a.weight": (5, 7), "a.bias": (5,), "b.weight": (3, 2, 2), "c": (40,)}
 SIZE = sum(math.prod(shape) for shape in SHAPES.values())
@@ -24,6 +24,53 @@ def test_projection_is_its_formula(dim: int, size: int, seed: int) -> None:
     gradient = np.random.default_rng(seed).standard_normal(size)
     found = projection.sketch(torch.from_numpy(gradient)[None])[0].numpy()
     np.testing.assert_allclose(found, projection.reference("p", gradient), atol=1e-5)
+
+
+AXES = {"linear": (0, 1), "conv": (0, 1), "transposed": (1, 0)}
+WIDE = {"linear": (90, 50), "conv": (40, 20, 3, 3), "transposed": (20, 40, 3, 2), "narrow": (40, 20, 3, 3)}
+
+
+@pytest.mark.parametrize("mode", CHANNELS)
+@pytest.mark.parametrize("name", WIDE)
+def test_projected_channels_are_their_formula(name: str, mode: Mode) -> None:
+    projection = Projection(ProjectionConfig(1000, mode=mode), WIDE, AXES)
+    gradient = np.random.default_rng(0).standard_normal(WIDE[name])
+    folded = torch.zeros(1, 1000)
+    projection.add(folded, name, projection.reduce(name, torch.from_numpy(gradient)[None]).float())
+    np.testing.assert_allclose(folded[0].numpy(), projection.reference(name, gradient), atol=1e-4)
+    kept = CHANNELS[mode]
+    if kept and name in AXES:
+        out_axis, in_axis = AXES[name]
+        shape = projection.shapes[name]
+        assert (shape[out_axis], shape[in_axis]) == (
+            min(kept[0], WIDE[name][out_axis]),
+            min(kept[1], WIDE[name][in_axis]),
+        )
+    else:
+        assert projection.shapes[name] == WIDE[name]
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_expected_inner_product_survives_the_channels(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 1, math.prod(WIDE[name]), generator=generator)
+    b = b + 0.5 * a
+    true = float((a * b).sum())
+    axes = {name: AXES[name]} if name in AXES else {}
+    products = []
+    for seed in range(200):
+        projection = Projection(ProjectionConfig(4096, seed, "fast"), {name: WIDE[name]}, axes)
+        products.append(float((projection.sketch(a) * projection.sketch(b)).sum()))
+    assert abs(float(np.mean(products)) - true) <= 3 * float(np.std(products)) / 200**0.5
+
+
+def test_channels_are_spread_evenly() -> None:
+    found = Projection(ProjectionConfig(), {"conv": (100, 64, 3, 3)}, {"conv": (0, 1)}).channels("conv", torch.empty(0))
+    assert found.inputs is not None
+    assert found.outputs is not None
+    assert found.inputs.abs().sum(0).tolist() == [4.0] * 16
+    assert sorted(set(found.outputs.abs().sum(0).tolist())) == [3.0, 4.0]
+    assert found.outputs.abs().sum(1).tolist() == [1.0] * 100
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, {"one": (1,)}, {"wide": (2, 300)}])

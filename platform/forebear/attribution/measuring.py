@@ -15,7 +15,7 @@ from forebear.diffusion.checkpoint import attributed_checkpoints, load_checkpoin
 from forebear.diffusion.model import DiffusionModel, Loss, weights_fingerprint
 from forebear.diffusion.noise import SHARED
 from forebear.errors import StoreError
-from forebear.gradients import ProjectionConfig
+from forebear.gradients import Precision, ProjectionConfig
 from forebear.gradients.embedding import Draws, Embedder, Embeddings
 from forebear.run import Run
 from forebear.store import PlannedCheckpoint, StorePlan
@@ -28,6 +28,7 @@ class MeasurementSettings:
     seed: int
     loss: Loss
     parameters: tuple[str, ...]
+    precision: Precision
     batch_size: int
 
 
@@ -90,6 +91,7 @@ class QueryEmbedder:
             self._projection(),
             patterns=self._settings.parameters,
             loss=self._settings.loss,
+            precision=self._settings.precision,
             batch_size=self._settings.batch_size,
         )
         if embedder.engine.fingerprint_data() != self._plan.projection:
@@ -101,5 +103,9 @@ class QueryEmbedder:
 
     def _projection(self) -> ProjectionConfig:
         described = self._plan.projection
-        values: dict[str, Any] = {"dim": described.get("dim"), "seed": described.get("seed") or 0}
+        values: dict[str, Any] = {
+            "dim": described.get("dim"),
+            "seed": described.get("seed") or 0,
+            "mode": described.get("mode", "exact"),
+        }
         return parse(ProjectionConfig, values, f"the plan of the store in {self._run.store_folder}")

@@ -29,6 +29,16 @@ from forebear.run import Run
     help="recorded: the timestep and noise that training drew, for exact Diffusion-TracIn.  [default: stratified]",
 )
 @click.option("--dim", type=click.IntRange(1), help="Size k of the projected gradients.  [default: 4096]")
+@click.option(
+    "--mode",
+    type=click.Choice(["fast", "default", "exact"]),
+    help="How gradients are projected; exact is slower, and its norms are exact.  [default: default]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="bfloat16 is about twice as fast where the processor computes in it.  [default: float32]",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time.  [default: 32]")
 @click.option("--seed", type=int, help="Seed of the measuring noise.  [default: 0]")
 @click.option("--workers", type=click.IntRange(0), help="One-thread Ray actors; 0 works in this process.  [default: 0]")
@@ -58,10 +68,9 @@ def embed(
         columns = Columns(caption_column, label_column, group_columns)
         start_run(run.folder, model, DataConfig(source, columns=columns))
     settings = parse(EmbedConfig, read_yaml(config) if config else {}, str(config))
-    dim = chosen.pop("dim")
+    projection = {name: value for name in ("dim", "mode") if (value := chosen.pop(name)) is not None}
     settings = replace(settings, **{name: value for name, value in chosen.items() if value is not None})
-    if dim is not None:
-        settings = replace(settings, projection=replace(settings.projection, dim=dim))
+    settings = replace(settings, projection=replace(settings.projection, **projection))
     store = embed_run(run, settings, restart=restart)
     click.echo(
         f"embedded {len(store.ids()):,} images at {len(store.manifest.weights)} checkpoints in {run.store_folder}"

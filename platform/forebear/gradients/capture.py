@@ -1,7 +1,9 @@
 """Watches the covered layers during one forward and backward pass and hands over what each layer's rule needs.
 
 Parameters are frozen for the pass, so the backward pass carries activations only and no weight gradient of the batch is
-formed. Everything is undone when the pass ends, also by an exception: hooks, frozen parameters, kept tensors.
+formed. Layers with an operator are run by it: of their input it keeps the projected channels alone, and it may compute
+in bfloat16. All others run as they are, under hooks. Everything is undone when the pass ends, also by an exception:
+replaced forwards, hooks, frozen parameters, kept tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from forebear.errors import ModelError
 from forebear.gradients.coverage import Layer, LayerGroup
+from forebear.gradients.projection import Projection
+from forebear.gradients.running import Precision, RunningOperator, refuse_inference_tensor
 
 
 @dataclass
@@ -24,13 +28,15 @@ class Call:
 
     layer: Layer
     inputs: Tensor
-    """[rows, ...], without history."""
+    """[rows, ...], without history; of an operator with its channels projected."""
     version: int
     """Of `inputs`; it rises when they are overwritten in place."""
     rows: int
     """Leading dimension of the output."""
     grad: Tensor | None = None
-    """[rows, ...]: gradient of the output; None until the backward pass has come by."""
+    """[rows, ...]: gradient of the output, projected likewise; None until the backward pass has come by."""
+    bias_grad: Tensor | None = None
+    """float32[rows, channels]: the output's gradient summed over positions, for an operator's bias."""
 
 
 Completed = Callable[[LayerGroup, Sequence[Call]], None]
@@ -40,9 +46,14 @@ Completed = Callable[[LayerGroup, Sequence[Call]], None]
 class Capture:
     """Context manager: run the forward pass inside, call `start`, run the backward pass, call `finish`."""
 
-    def __init__(self, module: nn.Module, groups: Sequence[LayerGroup]) -> None:
+    def __init__(
+        self, module: nn.Module, groups: Sequence[LayerGroup], projection: Projection, precision: Precision = "float32"
+    ) -> None:
         self._module = module
         self._groups = groups
+        self._projection = projection
+        self._precision = precision
+        self._replaced: list[nn.Module] = []
         self._calls: dict[LayerGroup, list[Call]] = {group: [] for group in groups}
         self._waiting: dict[LayerGroup, int] = {}
         self._handles: list[RemovableHandle] = []
@@ -55,6 +66,9 @@ class Capture:
             parameter.requires_grad_(False)
         for group in self._groups:
             for layer in group.layers:
+                if layer.operator is not None:
+                    self._replace(group, layer)
+                    continue
                 # First in line: hooks of the user's own may change the output, and its gradient would be another one.
                 recorder = self._recorder(group, layer)
                 self._handles.append(layer.module.register_forward_hook(recorder, with_kwargs=True, prepend=True))
@@ -65,6 +79,8 @@ class Capture:
     ) -> None:
         for handle in self._handles:
             handle.remove()
+        for replaced in self._replaced:
+            del replaced.forward
         for parameter in self._trainable:
             parameter.requires_grad_(True)
         self._calls.clear()
@@ -94,19 +110,42 @@ class Capture:
             if calls:
                 self._hand_over(group)
 
+    def _replace(self, group: LayerGroup, layer: Layer) -> None:
+        """Run a layer by its operator until the pass ends."""
+        if "forward" in vars(layer.module):
+            raise ModelError(
+                f"the forward method of the layer {layer.name} has been replaced, so what it computes is not known; "
+                "undo that, or leave it out with a pattern such as "
+                f"'!{next(iter(layer.parameters.values()))}'"
+            )
+        running = RunningOperator.of(layer, self._projection, self._precision)
+
+        def forward(input: Tensor) -> Tensor:  # noqa: A002 - torch.nn's own name for it
+            if not torch.is_grad_enabled():
+                return running.output(running.prepare(input))  # a constant, as it is for autograd
+            self._refuse_another_pass(layer)
+            calls = self._calls[group]
+            number = len(calls)
+            output, kept, version = running.record(input, partial(self._receive, group, number))
+            calls.append(Call(layer, kept, version, len(output)))
+            return output
+
+        layer.module.forward = forward
+        self._replaced.append(layer.module)
+
+    def _refuse_another_pass(self, layer: Layer) -> None:
+        if self._completed is not None:
+            raise ModelError(
+                f"the layer {layer.name} ran again during the backward pass; switch gradient checkpointing off"
+            )
+
     def _recorder(self, group: LayerGroup, layer: Layer) -> Callable[..., Tensor | None]:
         def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:  # noqa: ARG001
-            if self._completed is not None:
-                raise ModelError(
-                    f"the layer {layer.name} ran again during the backward pass; switch gradient checkpointing off"
-                )
+            self._refuse_another_pass(layer)
             if not torch.is_grad_enabled():
                 return None  # a constant, as it is for autograd
             inputs: Tensor = args[0] if args else next(iter(kwargs.values()))
-            if inputs.is_inference():
-                raise ModelError(
-                    f"the input of the layer {layer.name} was made under torch.inference_mode; use torch.no_grad there"
-                )
+            refuse_inference_tensor(inputs, layer.name)
             calls = self._calls[group]
             # The hook knows its call by number: a reference would keep the tensors as long as the graph lives.
             receive = partial(self._receive, group, len(calls))
@@ -121,7 +160,7 @@ class Capture:
 
         return record
 
-    def _receive(self, group: LayerGroup, number: int, grad: Tensor) -> None:
+    def _receive(self, group: LayerGroup, number: int, grad: Tensor, bias_grad: Tensor | None = None) -> None:
         if self._completed is None:
             raise ModelError(
                 "the forward pass ran a backward pass of its own; return the measurements and leave it out"
@@ -131,7 +170,7 @@ class Capture:
             raise ModelError(
                 f"the input of the layer {call.layer.name} was overwritten in place; make that step out of place"
             )
-        call.grad = grad.detach()
+        call.grad, call.bias_grad = grad.detach(), bias_grad
         self._waiting[group] -= 1
         if self._waiting[group] == 0:
             self._hand_over(group)

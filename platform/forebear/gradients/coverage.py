@@ -8,6 +8,7 @@ from torch import nn
 
 from forebear.errors import ConfigError
 from forebear.gradients.layers import LayerRule, rule_for
+from forebear.gradients.operators import Operator
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Layer:
     name: str
     module: nn.Module
     rule: LayerRule
+    operator: Operator | None
+    """What runs in the module's place; None leaves it to itself."""
     parameters: dict[str, str]
 
 
@@ -119,8 +122,27 @@ def cover(module: nn.Module, patterns: Sequence[str]) -> tuple[Coverage, tuple[L
         covered.append(ParameterShare(name, parameter.numel()))
         for path, part, own, rule in found:
             if isinstance(rule, LayerRule):
-                layers.setdefault(part, Layer(path, part, rule, {})).parameters[own] = name
+                layers.setdefault(part, _layer(path, part, rule)).parameters[own] = name
     return Coverage(tuple(covered), tuple(uncovered)), _group(layers.values())
+
+
+def _layer(path: str, part: nn.Module, rule: LayerRule) -> Layer:
+    return Layer(path, part, rule, rule.operator(part) if rule.operator else None, {})
+
+
+def channel_axes(groups: Sequence[LayerGroup]) -> dict[str, tuple[int, int]]:
+    """(output, input) channel axes of the weights whose channels may be projected, by parameter name.
+
+    Those are the weights of operators that mix all channels, unless another layer reads the same weight otherwise.
+    """
+    found: dict[str, set[tuple[int, int] | None]] = {}
+    for layer in (layer for group in groups for layer in group.layers):
+        operator = layer.operator
+        for own, name in layer.parameters.items():
+            projectable = operator is not None and own == "weight" and operator.mixes_all_channels
+            axes = (operator.out_axis, operator.in_axis) if operator is not None and projectable else None
+            found.setdefault(name, set()).add(axes)
+    return {name: axes for name, [axes, *others] in ((n, list(a)) for n, a in found.items()) if axes and not others}
 
 
 def _group(layers: Iterable[Layer]) -> tuple[LayerGroup, ...]:

@@ -3,7 +3,7 @@
 Only parameters of the denoiser are attributed to. A text encoder's states are inputs here, computed without gradients.
 
 Let gbar_t be the gradient of the loss at timestep t, averaged over the draws of its noise, and |.| the norm of a whole
-gradient, before any projection:
+gradient (as the engine's mode gives it: exact, or estimated before the fold):
 
     mean         = 1/T sum_t  P gbar_t                          Diffusion-TracIn (Xie et al., arXiv 2401.09031)
     unit_mean    = 1/T sum_t  P gbar_t / |gbar_t|               Diffusion-ReTrac (the same paper)
@@ -29,6 +29,7 @@ from forebear.errors import ConfigError
 from forebear.gradients.coverage import cover
 from forebear.gradients.engine import GradientEngine
 from forebear.gradients.projection import ProjectionConfig
+from forebear.gradients.running import Precision
 from forebear.randomness import keyed_signs
 
 
@@ -82,7 +83,7 @@ class Embeddings:
     unit_matched: NDArray[np.float32]
     """[B, k]."""
     norms: NDArray[np.float32]
-    """[B, T]: norm of the whole gradient, averaged over draws, before the projection."""
+    """[B, T]: norm of the gradient, averaged over draws, as GradientBatch.norms: exact in the mode `exact`."""
     losses: NDArray[np.float32]
     """[B, T]: averaged over draws."""
 
@@ -102,11 +103,12 @@ class Embedder:
         *,
         patterns: Sequence[str] = ("*",),
         loss: Loss = "mse",
+        precision: Precision = "float32",
         batch_size: int = 32,
     ) -> None:
         self._model, self._loss, self._batch_size = model, loss, batch_size
         _check_dim(model, projection, patterns)
-        self.engine = GradientEngine(model.denoiser, projection, patterns)
+        self.engine = GradientEngine(model.denoiser, projection, patterns, precision=precision)
         self._device = next(model.denoiser.parameters()).device
         self._seed = 0 if projection.dim is None else projection.seed  # a whole gradient has no seed
         # Enough for a query's timesteps; recorded events have up to all of them.

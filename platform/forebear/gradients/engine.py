@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from forebear.errors import ConfigError, ForebearError, ModelError
 from forebear.gradients.capture import Call, Capture
-from forebear.gradients.coverage import LayerGroup, cover
+from forebear.gradients.coverage import LayerGroup, channel_axes, cover
 from forebear.gradients.projection import Projection, ProjectionConfig
+from forebear.gradients.running import Precision
 
 _CHUNK_ON_CPU = 2**20
 _CHUNK_ON_ACCELERATOR = 2**26
@@ -23,13 +24,14 @@ class GradientBatch:
     vectors: Tensor
     """float32[B, k]: the projected gradients, not normalised."""
     norms: Tensor
-    """float32[B]: the L2 norm of each whole gradient over the covered parameters, before the projection."""
+    """float32[B]: the L2 norm of each whole gradient over the covered parameters, before it is folded. Exact in the
+    mode `exact`; otherwise that of the gradient with projected channels, whose square is right on average."""
     values: Tensor
     """float32[B]: the measurement whose gradient was taken."""
 
 
 class GradientEngine:
-    """Per-sample gradients of the parameters of `module` selected by `patterns`, exact before the projection.
+    """Per-sample gradients of the parameters of `module` selected by `patterns`.
 
     `patterns` are shell-style patterns over parameter names; one that starts with `!` takes out what it matches.
     Raises ConfigError when a pattern matches nothing, and ModelError when a selected parameter has no rule (see
@@ -45,9 +47,11 @@ class GradientEngine:
         projection: ProjectionConfig,
         patterns: Sequence[str] = ("*",),
         *,
+        precision: Precision = "float32",
         allow_uncovered: bool = False,
     ) -> None:
         self._module = module
+        self._precision = precision
         self.coverage, self._groups = cover(module, patterns)
         if self.coverage.uncovered and not (allow_uncovered and self.coverage.covered):
             raise ModelError(
@@ -56,7 +60,8 @@ class GradientEngine:
                 f"'!{self.coverage.uncovered[0].name}', or register a rule for their kind of layer"
             )
         names = [share.name for share in self.coverage.covered]
-        self._projection = Projection(projection, {name: tuple(module.get_parameter(name).shape) for name in names})
+        shapes = {name: tuple(module.get_parameter(name).shape) for name in names}
+        self._projection = Projection(projection, shapes, channel_axes(self._groups))
         self.self_test()
 
     @property
@@ -84,6 +89,9 @@ class GradientEngine:
         """Project whole gradients, [B, parameter_count] in the module's order of parameters, to float32[B, dim]."""
         return self._projection.sketch(flat_gradient)
 
+    def _capture(self) -> Capture:
+        return Capture(self._module, self._groups, self._projection, self._precision)
+
     def measure(self, per_sample: Callable[[], Tensor], group: int = 1) -> GradientBatch:
         """Run `per_sample` and return the gradient of each sample's measurement.
 
@@ -95,7 +103,7 @@ class GradientEngine:
 
         Raises ModelError when the forward pass cannot be followed, ForebearError when a gradient is not finite.
         """
-        with torch.inference_mode(False), torch.enable_grad(), Capture(self._module, self._groups) as capture:
+        with torch.inference_mode(False), torch.enable_grad(), self._capture() as capture:
             values = per_sample()
             _check_measurements(values, group)
             gradients = _BatchGradients(self._projection, len(values) // group, group, values.device)
@@ -120,6 +128,20 @@ def _check_measurements(values: Tensor, group: int) -> None:
         raise ModelError(
             "the measurement does not depend on any covered layer; check what is measured and the patterns"
         )
+
+
+def _per_sample(call: Call, grad: Tensor, rows: slice, samples: int) -> dict[str, Tensor]:
+    """The gradients of some samples from one call of a layer, by its operator or its rule."""
+    layer = call.layer
+    if layer.operator is None:
+        assert layer.rule.per_sample is not None
+        return layer.rule.per_sample(layer.module, call.inputs[rows], grad[rows], samples)
+    found: dict[str, Tensor] = {}
+    if "weight" in layer.parameters:
+        found["weight"] = layer.operator.weight_gradients(call.inputs[rows], grad[rows], samples).float()
+    if call.bias_grad is not None:
+        found["bias"] = call.bias_grad[rows].reshape(samples, -1, call.bias_grad.shape[1]).sum(1)
+    return found
 
 
 class _BatchGradients:
@@ -156,10 +178,10 @@ class _BatchGradients:
         for call in calls:
             if call.grad is None:
                 continue
-            layer, samples = call.layer, part.stop - part.start
-            found = layer.rule.per_sample(layer.module, call.inputs[rows], call.grad[rows], samples)
+            layer = call.layer
+            found = _per_sample(call, call.grad, rows, part.stop - part.start)
             for own, name in layer.parameters.items():
-                expected = (samples, *self._projection.shapes[name])
+                expected = (part.stop - part.start, *self._projection.shapes[name])
                 if own not in found or found[own].shape != expected:
                     raise ModelError(
                         f"the rule for {type(layer.module).__name__} must return {own!r} of shape {list(expected)}"

@@ -1,6 +1,7 @@
 """Exact per-sample gradients of each kind of layer, from what went in and the gradient of what came out.
 
-Every rule is one small function. A new kind of layer takes a few lines, here or in the researcher's own code:
+Linear layers and convolutions run as operators (see `operators`). Every other rule is one small function. A new kind of
+layer takes a few lines, here or in the researcher's own code:
 
     @layer_rule(Scale, parameters=("gain",))
     def scale(module: Scale, x: Tensor, grad: Tensor, samples: int) -> dict[str, Tensor]:
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from forebear.errors import ModelError
+from forebear.gradients.operators import ConvolutionOperator, LinearOperator, Operator, TransposedOperator
 
 PerSampleGradients = Callable[[Any, Tensor, Tensor, int], dict[str, Tensor]]
 """(module, input [rows, ...], output gradient [rows, ...], samples) -> {parameter: [samples, *its shape]}."""
@@ -27,16 +28,32 @@ Refusal = Callable[[Any], str | None]
 """(module) -> why its gradient cannot be computed, or None when it can."""
 
 
+def _never(module: Any) -> None:
+    """A layer of this kind is never refused."""
+
+
+def _transposed_refusal(module: nn.ConvTranspose2d) -> str | None:
+    return None if module.padding_mode == "zeros" else "a transposed convolution pads with zeros alone"
+
+
 @dataclass(frozen=True)
 class LayerRule:
-    """How the per-sample gradients of one kind of layer are computed."""
+    """How the per-sample gradients of one kind of layer are computed: by a function of its own, or by an operator."""
 
     parameters: tuple[str, ...]
-    per_sample: PerSampleGradients
     refusal: Refusal
+    per_sample: PerSampleGradients | None = None
+    operator: Callable[[Any], Operator] | None = None
+    """(module) -> what runs in its place; its parameters are `weight` and `bias`."""
 
 
-_RULES: dict[str, LayerRule] = {}
+_RULES: dict[str, LayerRule] = {
+    "torch.nn.modules.linear.Linear": LayerRule(("weight", "bias"), _never, operator=lambda module: LinearOperator()),  # noqa: ARG005
+    "torch.nn.modules.conv.Conv2d": LayerRule(("weight", "bias"), _never, operator=ConvolutionOperator.of),
+    "torch.nn.modules.conv.ConvTranspose2d": LayerRule(
+        ("weight", "bias"), _transposed_refusal, operator=TransposedOperator.of
+    ),
+}
 
 
 def _class_name(kind: type) -> str:
@@ -46,7 +63,7 @@ def _class_name(kind: type) -> str:
 def layer_rule(
     *kinds: type[nn.Module] | str,
     parameters: tuple[str, ...] = ("weight", "bias"),
-    refusal: Refusal = lambda module: None,  # noqa: ARG005
+    refusal: Refusal = _never,
 ) -> Callable[[PerSampleGradients], PerSampleGradients]:
     """Register a function as the rule for the layer classes `kinds`; a later registration replaces an earlier one.
 
@@ -55,7 +72,7 @@ def layer_rule(
     """
 
     def register(per_sample: PerSampleGradients) -> PerSampleGradients:
-        rule = LayerRule(parameters, per_sample, refusal)
+        rule = LayerRule(parameters, refusal, per_sample)
         for kind in kinds:
             _RULES[kind if isinstance(kind, str) else _class_name(kind)] = rule
         return per_sample
@@ -68,74 +85,16 @@ def rule_for(module: nn.Module) -> LayerRule | None:
     return _RULES.get(_class_name(type(module)))
 
 
-@layer_rule(nn.Linear)
-def linear(module: nn.Linear, x: Tensor, grad: Tensor, samples: int) -> dict[str, Tensor]:
-    """y = x W' + b over any number of positions."""
-    x = x.float().reshape(samples, -1, module.in_features)  # [S, P, I]
-    grad = grad.float().reshape(samples, -1, module.out_features)  # [S, P, O]
-    # With one position it is an outer product, which matrix libraries do slowly.
-    weight = grad.transpose(1, 2) * x if x.shape[1] == 1 else torch.bmm(grad.transpose(1, 2), x)  # [S, O, I]
-    return {"weight": weight, "bias": grad.sum(1)}
-
-
-def _padding(module: nn.Conv2d) -> list[int]:
-    """What is added to each side before the convolution: [left, right, top, bottom]."""
-    sides: list[int] = []
-    for axis in (1, 0):
-        if module.padding == "valid":
-            before = after = 0
-        elif module.padding == "same":
-            total = module.dilation[axis] * (module.kernel_size[axis] - 1)
-            before, after = total // 2, total - total // 2
-        else:
-            before = after = int(module.padding[axis])
-        sides += [before, after]
-    return sides
-
-
-def _windows(module: nn.Conv2d, x: Tensor, height: int, width: int) -> Tensor:
-    """The input values under each tap of the kernel, a view: [rows, C, kh, kw, height, width]."""
-    padding = _padding(module)
-    if any(padding):
-        x = F.pad(x, padding, mode="constant" if module.padding_mode == "zeros" else module.padding_mode)
-    row, channel, down, right = x.stride()
-    return x.as_strided(
-        (x.shape[0], x.shape[1], *module.kernel_size, height, width),
-        (
-            *(row, channel),
-            *(down * module.dilation[0], right * module.dilation[1]),
-            *(down * module.stride[0], right * module.stride[1]),
-        ),
-        x.storage_offset(),
-    )
-
-
-@layer_rule(nn.Conv2d)
-def conv2d(module: nn.Conv2d, x: Tensor, grad: Tensor, samples: int) -> dict[str, Tensor]:
-    """Any stride, padding, padding mode, dilation and number of groups; one matrix product per sample and group."""
-    if x.dim() != 4:
-        raise ModelError(f"a Conv2d got a {x.dim()}-dimensional input; give it [rows, channels, height, width]")
-    x, grad = x.float(), grad.float()
-    rows, channels, height, width = grad.shape
-    groups, per_sample = module.groups, rows // samples
-    windows = _windows(module, x, height, width)  # [rows, C, kh, kw, h, w]
-    # Taps before positions keeps the weight's own order; for a 1x1 kernel of stride 1 the reshape copies nothing.
-    windows = windows.view(samples, per_sample, *windows.shape[1:]).permute(0, 2, 3, 4, 1, 5, 6)
-    windows = windows.reshape(samples * groups, -1, per_sample * height * width)  # [S*G, C/G*kh*kw, P]
-    grad = grad.reshape(samples, per_sample, channels, -1).transpose(1, 2)  # [S, O, rows/S, h*w]
-    bias = grad.sum((2, 3))  # [S, O]
-    grad = grad.reshape(samples * groups, channels // groups, -1)  # [S*G, O/G, P]
-    weight = torch.bmm(grad, windows.transpose(1, 2))  # [S*G, O/G, C/G*kh*kw]
-    return {"weight": weight.view(samples, *module.weight.shape), "bias": bias}
-
-
 @layer_rule(nn.GroupNorm)
 def group_norm(module: nn.GroupNorm, x: Tensor, grad: Tensor, samples: int) -> dict[str, Tensor]:
     """y = normalised(x) * weight + bias, one of each per channel."""
-    normalised = F.group_norm(x.float(), module.num_groups, eps=module.eps)  # [rows, C, ...]
-    shape = (samples, -1, module.num_channels, x[0, 0].numel())
-    grad = grad.float().reshape(shape)  # [S, rows/S, C, P]
-    return {"weight": (grad * normalised.reshape(shape)).sum((1, 3)), "bias": grad.sum((1, 3))}
+    grad = grad.float()
+    products = grad * F.group_norm(x.float(), module.num_groups, eps=module.eps)  # [rows, C, ...]
+    positions = list(range(2, x.dim()))
+    # Summed in the tensors' own memory order: a reshape would copy them where channels come last.
+    weight, bias = (v.sum(positions) if positions else v for v in (products, grad))  # [rows, C]
+    shape = (samples, -1, module.num_channels)
+    return {"weight": weight.view(shape).sum(1), "bias": bias.view(shape).sum(1)}
 
 
 def _elementwise(normalised: Tensor, grad: Tensor, shape: tuple[int, ...], samples: int) -> dict[str, Tensor]:

@@ -1,16 +1,26 @@
-"""The projection of flat gradients into k numbers: random signs, and buckets taken in turn.
+"""The projection of gradients into k numbers: signed hashes of channels, then one signed hash of everything.
 
-Element i of a parameter gets the sign s(seed, name, i) and goes to the bucket (i + offset(seed, name)) mod k; all that
-share a bucket are added. The signs are independent, so over seeds the expected inner product of two projections is the
-inner product of the gradients, for every shape. Elements k apart share a bucket, so the projection is a strided sum and
-needs no scatter: the same bits on every run, and no dependence on the batch or on the other parameters.
+1. A large weight W [O, I, taps] becomes A' W B, with the kernel's taps kept. A [O, a] and B [I, b] hold one sign in
+   each row, in columns that are filled evenly: channels that share a column are added with random signs. The same is
+   applied to a layer's output gradients and inputs, so that W's own gradient need never be formed. Small weights, and
+   sides with few channels, stay as they are.
+2. Element i of what is left gets the sign s(seed, name, i) and goes to the bucket (i + offset(seed, name)) mod k; all
+   that share a bucket are added.
 
-Source: the count sketch (Charikar, Chen and Farach-Colton 2002, section 3) with buckets in turn, not hashed.
+All signs are independent, so over seeds the expected inner product of two projections is the inner product of the
+gradients, for every shape. Every number is a sign or an integer: the same on every device and in every version.
+Elements k apart share a bucket, so the fold is a strided sum and needs no scatter: the same bits on every run, and no
+dependence on the batch or on the other parameters.
+
+Source: the count sketch (Charikar, Chen and Farach-Colton 2002, section 3) with evenly filled buckets, and its use on
+both factors of a layer's gradient (Choe et al., "What is Your Data Worth to GPT?", arXiv 2405.13954, with dense
+matrices).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,10 +31,18 @@ from torch import Tensor
 
 from forebear.errors import ForebearError
 from forebear.files import fingerprint
-from forebear.randomness import keyed_integers, keyed_signs
+from forebear.randomness import keyed_integers, keyed_permutation, keyed_signs
 
-PROJECTION_VERSION = 1
+PROJECTION_VERSION = 2
 """Raised whenever the same settings would give other numbers."""
+
+Mode = Literal["fast", "default", "exact"]
+
+CHANNELS: dict[Mode, tuple[int, int] | None] = {"fast": (8, 8), "default": (32, 16), "exact": None}
+"""Output and input channels that are kept of a large weight."""
+
+SMALL_WEIGHT = 4096
+"""Weights of at most so many numbers are not projected by channels."""
 
 
 @validated_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -35,6 +53,20 @@ class ProjectionConfig:
     """Numbers in a vector; cosines err by about 1 / sqrt(dim). `null` keeps the whole gradient: for small models."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Chooses the random signs. Vectors made with different seeds cannot be compared."""
+    mode: Mode = "default"
+    """`default` and `fast` project the channels of large layers first, which is quick; norms are then estimates too.
+    `exact` forms each sample's whole gradient, layer by layer, before it is folded; norms are exact."""
+
+
+@dataclass(frozen=True)
+class ChannelProjection:
+    """The matrices of one weight: B [I, b] for inputs and A [O, a] for output gradients; None keeps all channels."""
+
+    inputs: Tensor | None
+    outputs: Tensor | None
+
+
+WHOLE = ChannelProjection(None, None)
 
 
 @dataclass(frozen=True)
@@ -44,20 +76,65 @@ class _Hash:
 
 
 class Projection:
-    """Adds flat gradients of named parameters into vectors of `dim` numbers.
+    """Adds gradients of named parameters into vectors of `dim` numbers.
 
-    With `config.dim` None the gradients are not mixed but laid side by side in the order of `shapes`.
+    `axes` names the weights whose channels may be projected, with their output and input axes. With `config.dim` None
+    the gradients are not mixed but laid side by side in the order of `shapes`.
     """
 
-    def __init__(self, config: ProjectionConfig, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        config: ProjectionConfig,
+        shapes: Mapping[str, tuple[int, ...]],
+        axes: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
         self.config = config
-        self.shapes = dict(shapes)
-        self.sizes = {name: prod(shape) for name, shape in shapes.items()}
-        self.size = sum(self.sizes.values())
+        self.full_shapes = dict(shapes)
+        self.size = sum(prod(shape) for shape in shapes.values())
         self.dim = config.dim or self.size
-        ends = np.cumsum(list(self.sizes.values())).tolist()
-        self.starts = dict(zip(self.sizes, [0, *ends[:-1]], strict=True))
+        kept = None if config.dim is None else CHANNELS[config.mode]
+        self._axes = {name: sides for name, sides in (axes or {}).items() if kept and prod(shapes[name]) > SMALL_WEIGHT}
+        self._kept = kept or (0, 0)
+        self._channels = {name: self._channel_projection(name) for name in self._axes}
+        self.shapes = {name: self._folded_shape(name) for name in shapes}
+        """Of what is folded: the parameters' own shapes, fewer channels where those are projected."""
+        self.sizes = {name: prod(shape) for name, shape in self.shapes.items()}
+        ends = np.cumsum([prod(shape) for shape in shapes.values()]).tolist()
+        self.starts = dict(zip(shapes, [0, *ends[:-1]], strict=True))
         self._hashes = {} if config.dim is None else {name: self._hash(name) for name in shapes}
+
+    def channels(self, name: str, like: Tensor) -> ChannelProjection:
+        """The channel projection of a parameter, on the device and in the type of `like`."""
+        found = self._channels.get(name, WHOLE)
+        return ChannelProjection(*(None if m is None else m.to(like) for m in (found.inputs, found.outputs)))
+
+    def _channel_projection(self, name: str) -> ChannelProjection:
+        keep_out, keep_in = self._kept
+        out_axis, in_axis = self._axes[name]
+        shape = self.full_shapes[name]
+        return ChannelProjection(
+            self._matrix(name, "inputs", shape[in_axis], keep_in),
+            self._matrix(name, "outputs", shape[out_axis], keep_out),
+        )
+
+    def _matrix(self, name: str, side: str, count: int, keep: int) -> Tensor | None:
+        if count <= keep:
+            return None
+        columns, signs = self._channel_hash(name, side, count, keep)
+        matrix = torch.zeros(count, keep)
+        matrix[torch.arange(count), torch.from_numpy(columns)] = torch.from_numpy(signs).float()
+        return matrix
+
+    def _channel_hash(self, name: str, side: str, count: int, keep: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """For each of `count` channels its column and its sign."""
+        columns = keyed_permutation(count, "channel-column", self.config.seed, name, side) % keep
+        return columns, keyed_signs(count, "channel-sign", self.config.seed, name, side)
+
+    def _folded_shape(self, name: str) -> tuple[int, ...]:
+        shape = list(self.full_shapes[name])
+        for axis, keep in zip(self._axes.get(name, ()), self._kept, strict=False):
+            shape[axis] = min(shape[axis], keep)
+        return tuple(shape)
 
     def _hash(self, name: str) -> _Hash:
         signs = keyed_signs(self.sizes[name], "gradient-sign", self.config.seed, name)
@@ -71,7 +148,7 @@ class Projection:
         return found
 
     def add(self, vectors: Tensor, name: str, gradients: Tensor) -> None:
-        """Add the projection of `gradients`, float32[B, n] of the parameter `name`, to `vectors`, float32[B, dim]."""
+        """Fold `gradients`, float32[B, n] of the shape `shapes[name]`, and add them to `vectors`, float32[B, dim]."""
         if self.config.dim is None:
             start = self.starts[name]
             vectors[:, start : start + self.sizes[name]] += gradients
@@ -91,22 +168,41 @@ class Projection:
         if straight < buckets.shape[1]:
             vectors[:, : buckets.shape[1] - straight] += buckets[:, straight:]
 
+    def reduce(self, name: str, gradients: Tensor) -> Tensor:
+        """Project the channels of a parameter's whole gradients: [B, *its shape] to float32[B, n]."""
+        found = self.channels(name, gradients)
+        for axis, matrix in zip(self._axes.get(name, ()), (found.outputs, found.inputs), strict=False):
+            if matrix is not None:
+                gradients = torch.movedim(torch.movedim(gradients, axis + 1, -1) @ matrix, -1, axis + 1)
+        return gradients.flatten(1)
+
     def sketch(self, flat: Tensor) -> Tensor:
         """Project whole gradients, float32[B, size] with the parameters in order, to float32[B, dim]."""
         if flat.dim() != 2 or flat.shape[1] != self.size:
             raise ForebearError(f"expected gradients of shape [batch, {self.size}], got {list(flat.shape)}")
         vectors = flat.new_zeros((len(flat), self.dim), dtype=torch.float32)
         for name, start in self.starts.items():
-            self.add(vectors, name, flat[:, start : start + self.sizes[name]].float())
+            shape = self.full_shapes[name]
+            gradients = flat[:, start : start + prod(shape)].float().view(-1, *shape)
+            self.add(vectors, name, self.reduce(name, gradients))
         return vectors
 
     def reference(self, name: str, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The projection of one parameter's gradient, [n] to [dim], by the formula: float64 NumPy, a plain scatter."""
+        """The projection of one parameter's gradient, [*its shape] to [dim]: float64 NumPy, by the formulas."""
+        sides = ("outputs", "inputs")
+        for axis, keep, side in zip(self._axes.get(name, ()), self._kept, sides, strict=False):
+            count = gradient.shape[axis]
+            if count > keep:
+                columns, signs = self._channel_hash(name, side, count, keep)
+                first = np.moveaxis(gradient, axis, 0)
+                fewer = np.zeros((keep, *first.shape[1:]))
+                np.add.at(fewer, columns, signs.reshape(-1, *[1] * (first.ndim - 1)) * first)
+                gradient = np.moveaxis(fewer, 0, axis)
         size = self.sizes[name]
         signs = keyed_signs(size, "gradient-sign", self.config.seed, name)
         offset = keyed_integers(self.dim, (1,), "gradient-offset", self.config.seed, name)
         vector = np.zeros(self.dim)
-        np.add.at(vector, (np.arange(size) + offset) % self.dim, signs * gradient)
+        np.add.at(vector, (np.arange(size) + offset) % self.dim, signs * gradient.ravel())
         return vector
 
     def self_test(self, device: torch.device) -> None:
@@ -116,10 +212,11 @@ class Projection:
         With `dim` None nothing is computed and there is nothing to test.
         """
         for name in self._hashes:
-            known = ((np.arange(self.sizes[name]) * 7919 % 1009 - 503) / 503).astype(np.float32)
+            shape = self.full_shapes[name]
+            known = ((np.arange(prod(shape)) * 7919 % 1009 - 503) / 503).astype(np.float32).reshape(shape)
             expected = self.reference(name, known.astype(np.float64))
             found = torch.zeros(1, self.dim, device=device)
-            self.add(found, name, torch.from_numpy(known).to(device)[None])
+            self.add(found, name, self.reduce(name, torch.from_numpy(known).to(device)[None]))
             error = float(np.linalg.norm(found[0].cpu().numpy() - expected))
             if not error <= 1e-5 * float(np.linalg.norm(known)):
                 raise ForebearError(
@@ -129,10 +226,12 @@ class Projection:
 
     def fingerprint_data(self) -> dict[str, int | str | None]:
         """What decides the numbers, as JSON: two stores may be compared only when it is equal."""
+        exact = self.config.dim is None
         return {
-            "kind": "exact" if self.config.dim is None else "signed-fold",
+            "kind": "exact" if exact else "signed-fold",
             "version": PROJECTION_VERSION,
             "dim": self.config.dim,
-            "seed": None if self.config.dim is None else self.config.seed,
-            "parameters": fingerprint([[name, list(shape)] for name, shape in self.shapes.items()]),
+            "seed": None if exact else self.config.seed,
+            "mode": "exact" if exact else self.config.mode,
+            "parameters": fingerprint([[name, list(shape)] for name, shape in self.full_shapes.items()]),
         }

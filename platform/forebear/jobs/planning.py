@@ -36,6 +36,7 @@ def plan_embedding(shards: ShardEmbedder) -> StorePlan:
             "noise": config.noise,
             "seed": config.seed,
             "loss": config.loss,
+            "precision": config.precision,
             "parameters": list(config.parameters),
             "batch_size": config.batch_size,
             "diffusion": _diffusion_fingerprint(model),

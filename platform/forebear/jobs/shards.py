@@ -51,6 +51,7 @@ class ShardEmbedder:
             config.projection,
             patterns=config.parameters,
             loss=config.loss,
+            precision=config.precision,
             batch_size=config.batch_size,
         )
         self.checkpoints = {checkpoint.name: checkpoint for checkpoint in attributed_checkpoints(run)}
