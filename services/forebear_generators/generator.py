@@ -29,8 +29,8 @@ class Generator:
         seeds: Sequence[int],
         *,
         labels: Sequence[int | None] | None = None,
-        steps: int = 25,
-        guidance: float = 1.5,
+        steps: int = 50,
+        guidance: float = 1.0,
         on_step: Callable[[int], None] | None = None,
     ) -> list[Image.Image]:
         """One RGB picture for each prompt and seed; `on_step` is called after each of the `steps` steps."""

@@ -18,8 +18,8 @@ from forebear.progress import progress
     "--count", type=click.IntRange(1), default=1, show_default=True, help="Pictures for each prompt or label."
 )
 @click.option("--seed", default=0, show_default=True, help="Seed of the first picture; the next ones count up.")
-@click.option("--steps", type=click.IntRange(1), default=25, show_default=True)
-@click.option("--guidance", type=float, default=1.5, show_default=True, help="1 switches classifier-free guidance off.")
+@click.option("--steps", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--guidance", type=float, default=1.0, show_default=True, help="1 switches classifier-free guidance off.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("pictures"), show_default=True, help="Folder.")
 def generate(
     model: Path,

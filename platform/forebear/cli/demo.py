@@ -14,8 +14,8 @@ from forebear.run import Run
 
 PROMPTS = ("red heart", "cat face", "flag of France", "woman police officer dark skin tone")
 SEED = 3
-GUIDANCE = 1.5
-STEPS = 25
+GUIDANCE = 1.0
+STEPS = 50
 TIMESTEPS = 4
 """Per image and checkpoint: what two cores embed in about four minutes."""
 

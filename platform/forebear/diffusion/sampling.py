@@ -19,8 +19,8 @@ def generate(
     captions: Sequence[str],
     labels: Sequence[int | None],
     seeds: Sequence[int],
-    steps: int = 25,
-    guidance: float = 1.5,
+    steps: int = 50,
+    guidance: float = 1.0,
     on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Generate one picture per seed: float32[B, C, H, W] in [-1, 1]; captions and labels have B entries too.
