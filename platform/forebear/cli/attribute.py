@@ -63,7 +63,8 @@ def _echo_table(title: str, influences: Sequence["Influence"]) -> None:
     for heading in ("sample", "caption", "groups"):
         table.add_column(heading, overflow="fold")
     for influence in influences:
-        groups = ", ".join(f"{name}: {value}" for name, value in influence.groups.items() if name != "author")
+        # Values alone keep a row on one line; the report names them.
+        groups = ", ".join(value for name, value in influence.groups.items() if name != "author")
         numbers = (str(influence.rank), f"{influence.score:+.3g}", f"{influence.percentile:.1f}")
         table.add_row(*numbers, influence.sample_id, influence.caption, groups)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
