@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from forebear.data import DataConfig
-from forebear.diffusion.building import ModelConfig, build_model
+from forebear.diffusion.building import ModelConfig, build_model, word_tokenizer
 from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.training import TrainConfig, TrainingConfig, train
 from forebear.run import Run
@@ -102,6 +102,121 @@ def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = json.loads(path.read_text())
     del config["prediction_type"]
     path.write_text(json.dumps(config))
+    return folder
+
+
+def tiny_vae(**options: Any) -> Any:
+    """A VAE that halves the sides."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        **options,
+    )
+
+
+def save_pipeline(folder: Path, parts: dict[str, Any]) -> None:
+    """Save each part in its folder, with small random numbers in place of the zeros that would hide errors."""
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            with torch.no_grad():
+                for parameter in part.parameters():
+                    if not parameter.any():
+                        parameter.normal_(0.0, 0.1)
+        part.save_pretrained(folder / name)
+
+
+@pytest.fixture(scope="session")
+def dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random DiT of 1000 classes and a class of guidance, in DiTPipeline's layout."""
+    from diffusers import DDIMScheduler, DiTTransformer2DModel
+
+    folder = tmp_path_factory.mktemp("dit")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        transformer = DiTTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            sample_size=8,
+            num_embeds_ada_norm=1000,
+            attention_bias=True,
+        )
+        scheduler = DDIMScheduler(clip_sample=False)
+        save_pipeline(folder, {"transformer": transformer, "vae": tiny_vae(), "scheduler": scheduler})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in Stable Diffusion 3's layout, all three text encoders with it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    folder = tmp_path_factory.mktemp("stable-diffusion-3")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        tokens = write_clip_tokenizer(folder / "tokenizer")
+        write_clip_tokenizer(folder / "tokenizer_2")
+        clips = [
+            CLIPTextModelWithProjection(
+                CLIPTextConfig(
+                    vocab_size=tokens,
+                    hidden_size=width,
+                    intermediate_size=16,
+                    projection_dim=width,
+                    num_hidden_layers=3,
+                    num_attention_heads=2,
+                    max_position_embeddings=12,
+                    hidden_act=act,
+                    bos_token_id=tokens - 2,
+                    eos_token_id=tokens - 1,
+                    pad_token_id=tokens - 1,
+                )
+            )
+            for width, act in ((8, "quick_gelu"), (12, "gelu"))
+        ]
+        words = word_tokenizer(CAPTIONS, 256)
+        words.save_pretrained(folder / "tokenizer_3")
+        t5 = T5Config(
+            vocab_size=len(words),
+            d_model=32,
+            d_kv=8,
+            d_ff=16,
+            num_layers=1,
+            num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=20,
+            pos_embed_max_size=16,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        parts = {
+            "transformer": transformer,
+            "vae": tiny_vae(scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+            "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+            "text_encoder": clips[0],
+            "text_encoder_2": clips[1],
+            "text_encoder_3": T5EncoderModel(t5),
+        }
+        save_pipeline(folder, parts)
     return folder
 
 

@@ -127,6 +127,30 @@ def test_half_precision_weights_load_as_float32_without_a_word(
     assert (out, err, caplog.records) == ("", "", [])
 
 
+@pytest.mark.parametrize("fixture", ["stable_diffusion", "stable_diffusion_3", "dit"])
+def test_loading_draws_no_bars_and_leaves_those_of_others(
+    fixture: str, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers.utils import logging as of_diffusers
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers import CLIPTextModel
+    from transformers.utils import logging as of_transformers
+
+    folder = request.getfixturevalue(fixture)
+    before = (of_diffusers.is_progress_bar_enabled(), of_transformers.is_progress_bar_enabled())
+    hub = are_progress_bars_disabled()
+    capfd.readouterr()
+    DiffusionModel.load(folder)
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(ModelError):
+        DiffusionModel.load(folder / "vae")  # fails halfway
+    assert (of_diffusers.is_progress_bar_enabled(), of_transformers.is_progress_bar_enabled()) == before
+    assert are_progress_bars_disabled() == hub
+    if fixture == "stable_diffusion":
+        CLIPTextModel.from_pretrained(folder / "text_encoder")
+        assert "Loading weights" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["model.ckpt", "model.BIN", "weights.pt"])
 def test_a_pickle_file_is_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -180,7 +204,7 @@ def edit(path: Path, **values: object) -> None:
         ("vae", {"_class_name": "VQModel"}, "holds a VQModel; supported are AutoencoderKL"),
         ("vae", {"latent_channels": 5}, "vae"),
         ("text_encoder", {"hidden_size": 16}, "text_encoder"),
-        ("scheduler", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "has no alphas_cumprod; supported are DDPM"),
+        ("scheduler", {"_class_name": "FlowMatchHeunDiscreteScheduler"}, "has no alphas_cumprod; supported are DDPM"),
         ("scheduler", {"_class_name": "UNet2DModel"}, "has no alphas_cumprod"),
         ("scheduler", {"_class_name": "NoSuchScheduler"}, "has no alphas_cumprod"),
         ("scheduler", {"beta_schedule": "nonsense"}, "scheduler cannot be loaded"),

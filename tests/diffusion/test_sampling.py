@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from forebear.diffusion.model import DiffusionModel
-from forebear.diffusion.noise import draw_noise, paper_timesteps, stratified_timesteps
-from forebear.diffusion.sampling import generate, trailing_timesteps
+from forebear.diffusion.noise import draw_noise, paper_timesteps, stratified_timesteps, trailing_timesteps
+from forebear.diffusion.sampling import generate
 from forebear.errors import ConfigError
 
 Build = Callable[..., DiffusionModel]

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from forebear.errors import ModelError
@@ -82,7 +83,74 @@ def tied(rows: int) -> tuple[nn.Module, Measure]:
     return module, lambda part: module(tokens[part]).sin().sum((1, 2))
 
 
+def with_lora(rows: int) -> tuple[nn.Module, Measure]:
+    unet, measure = text_conditional(rows)
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0", "conv1"]))
+    unet.requires_grad_(True)  # the adapter froze all else
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if "lora_B" in name:  # zero at the start, which would hide lora_A's gradient
+                parameter.normal_(std=0.1)
+    return unet, measure
+
+
+def dit(rows: int) -> tuple[nn.Module, Measure]:
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=3,
+        out_channels=6,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=5,
+        norm_num_groups=4,
+    ).eval()
+    with torch.no_grad():
+        for parameter in transformer.parameters():  # its last layers start at zero, which would stop every gradient
+            parameter.normal_(std=0.2)
+    images, noise = torch.randn(2, rows, 3, 8, 8)
+    times, labels = torch.randint(1000, (rows,)), torch.randint(5, (rows,))
+
+    def measure(part: slice) -> Tensor:
+        output = transformer(images[part], times[part], labels[part]).sample[:, :3]
+        return (output - noise[part]).square().mean((1, 2, 3))
+
+    return transformer, measure
+
+
+def flow_transformer(rows: int) -> tuple[nn.Module, Measure]:
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=4,
+        num_attention_heads=2,
+        joint_attention_dim=6,
+        caption_projection_dim=8,
+        pooled_projection_dim=5,
+        qk_norm="rms_norm",
+        pos_embed_max_size=8,
+    ).eval()
+    with torch.no_grad():
+        for parameter in transformer.parameters():
+            parameter.normal_(std=0.2)
+    latents, noise = torch.randn(2, rows, 4, 8, 8)
+    times, text, pooled = torch.rand(rows) * 1000, torch.randn(rows, 3, 6), torch.randn(rows, 5)
+
+    def measure(part: slice) -> Tensor:
+        output = transformer(latents[part], text[part], pooled[part], times[part]).sample
+        return (output - noise[part]).square().mean((1, 2, 3))
+
+    return transformer, measure
+
+
 MODELS = {"class-conditional": class_conditional, "text-conditional": text_conditional, "tied": tied}
+MODELS |= {"lora": with_lora, "dit": dit, "sd3": flow_transformer}
 
 
 def whole(engine: GradientEngine, measure: Measure, group: int = 1) -> GradientBatch:

@@ -12,7 +12,7 @@ from forebear.config import STRICT
 from forebear.diffusion.codec import PixelCodec, SpaceToDepthCodec, VaeCodec
 from forebear.diffusion.conditioning import ByCaption, ByClass, Conditioner, Unconditional
 from forebear.diffusion.model import DiffusionModel
-from forebear.errors import ConfigError
+from forebear.errors import ConfigError, ModelError
 from forebear.files import write_json
 
 
@@ -82,17 +82,20 @@ def build_model(config: ModelConfig, captions: Sequence[str], classes: int, seed
 
 
 def save_model(model: DiffusionModel, folder: Path) -> None:
-    """Write a diffusers directory that `DiffusionModel.load` reads: each part's settings and safetensors weights."""
-    denoiser: Any = model.denoiser
-    index: dict[str, Any] = {"_class_name": "DiffusionPipeline", "unet": ["diffusers", type(denoiser).__name__]}
-    denoiser.save_pretrained(folder / "unet", safe_serialization=True)
-    model.scheduler.save_pretrained(folder / "scheduler")
-    index["scheduler"] = ["diffusers", type(model.scheduler).__name__]
-    if isinstance(model.conditioner, ByCaption):
-        model.conditioner.tokenizer.save_pretrained(folder / "tokenizer")
-        model.conditioner.text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
-        index["tokenizer"] = ["transformers", type(model.conditioner.tokenizer).__name__]
-        index["text_encoder"] = ["transformers", type(model.conditioner.text_encoder).__name__]
+    """Write a diffusers directory that `DiffusionModel.load` reads: each part's settings and safetensors weights.
+
+    Raises ModelError for a model with LoRA weights.
+    """
+    if hasattr(model.denoiser, "peft_config"):
+        raise ModelError("a model with LoRA weights is not saved again; copy the directory that it was loaded from")
+    index: dict[str, Any] = {"_class_name": "DiffusionPipeline"}
+    weighted: dict[str, Any] = {**model.trained_parts()}
+    for name, part in weighted.items():
+        part.save_pretrained(folder / name, safe_serialization=True)
+        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+    for name, part in {"scheduler": model.scheduler, **model.conditioner.tokenizers()}.items():
+        part.save_pretrained(folder / name)
+        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
     if isinstance(model.codec, SpaceToDepthCodec):
         (folder / "vae").mkdir(exist_ok=True)
         write_json(folder / "vae" / "config.json", {"_class_name": "SpaceToDepth", "factor": model.codec.factor})

@@ -8,12 +8,28 @@ from typing import Any
 import torch
 
 from forebear.diffusion.codec import Codec, PixelCodec, SpaceToDepthCodec, VaeCodec
-from forebear.diffusion.conditioning import ByCaption, ByClass, Conditioner, Unconditional
+from forebear.diffusion.conditioning import (
+    ByCaption,
+    ByClass,
+    ByJointText,
+    Conditioner,
+    TextReader,
+    Unconditional,
+    numbered,
+)
+from forebear.diffusion.process import FLOW_SCHEDULER, unsupported_scheduler
 from forebear.errors import ModelError
 from forebear.files import read_json
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl"})
-DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
+DENOISERS = {
+    "UNet2DModel": "unet",
+    "UNet2DConditionModel": "unet",
+    "DiTTransformer2DModel": "transformer",
+    "SD3Transformer2DModel": "transformer",
+}
+"""diffusers' classes that open, and the folder that each has in a pipeline's directory."""
 
 
 def refuse_pickle(folder: Path) -> None:
@@ -22,7 +38,11 @@ def refuse_pickle(folder: Path) -> None:
         if folder.suffix.lower() in PICKLE_SUFFIXES:
             raise ModelError(_pickle_message(folder))
         raise ModelError(f"{folder} is a file; give the directory of a diffusers model")
-    for part in (_denoiser_folder(folder), folder / "vae", folder / "text_encoder"):
+    lora = folder / LORA_FILE
+    if lora.with_suffix(".bin").is_file() and not lora.is_file():
+        raise ModelError(_pickle_message(lora.with_suffix(".bin")))
+    text_encoders = [folder / numbered("text_encoder", place) for place in range(3)]
+    for part in (_denoiser_folder(folder), folder / "vae", *text_encoders):
         if any(part.glob("*.safetensors")):
             continue
         for path in sorted(part.glob("*")):
@@ -37,17 +57,41 @@ def _pickle_message(path: Path) -> str:
     )
 
 
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep diffusers and transformers from drawing bars of their own; what was set before is put back."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = of_diffusers.is_progress_bar_enabled()
+    # Transformers' own switch would also be that of the hub, and older versions, which draw fewer bars, lack the hook.
+    hook = getattr(of_transformers, "set_tqdm_hook", lambda hook: hook)
+    before = hook(lambda _, arguments, options: of_transformers.EmptyTqdm(*arguments, **options))
+    of_diffusers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hook(before)
+        if shown:
+            of_diffusers.enable_progress_bar()
+
+
+def denoiser_part(denoiser: Any) -> str:
+    """The folder of a denoiser in a pipeline's directory: `unet` or `transformer`."""
+    return DENOISERS.get(type(denoiser).__name__, "unet")
+
+
 def load_denoiser(folder: Path) -> Any:
-    """The UNet of a model directory, or of its `unet/`, in float32 evaluation mode."""
+    """The denoiser of a model directory, or of its `unet/` or `transformer/`, in float32 evaluation mode."""
     import diffusers
 
     where = _denoiser_folder(folder)
     config = read_config(where, "a diffusers model")
     name = config.get("_class_name")
     if name not in DENOISERS:
-        raise ModelError(f"{where} holds a {name}; supported denoisers are {' and '.join(DENOISERS)}")
+        raise ModelError(f"{where} holds a {name}; supported denoisers are {', '.join(DENOISERS)}")
     _refuse_other_conditions(where, config)
-    with _named_failure(where):
+    with named_failure(where):
         # Loading straight into float32 parameters, because diffusers warns about a later cast.
         denoiser, found = getattr(diffusers, name).from_pretrained(
             where,
@@ -62,7 +106,7 @@ def load_denoiser(folder: Path) -> Any:
 
 
 def load_scheduler(folder: Path) -> Any:
-    """The scheduler that the model was trained with, as its own class; its alphas are the only ones used."""
+    """The scheduler that the model was trained with, as its own class; its noise levels are the only ones used."""
     import diffusers
 
     where = folder / "scheduler"
@@ -73,12 +117,10 @@ def load_scheduler(folder: Path) -> Any:
     known = isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)
     loaded = None
     if known:
-        with _named_failure(where):
+        with named_failure(where):
             loaded = scheduler.from_pretrained(where, local_files_only=True)
-    if getattr(loaded, "alphas_cumprod", None) is None:
-        raise ModelError(
-            f"{where}: scheduler {name} has no alphas_cumprod; supported are DDPM-type ones (DDPM, DDIM, PNDM ...)"
-        )
+    if name != FLOW_SCHEDULER and getattr(loaded, "alphas_cumprod", None) is None:
+        raise ModelError(f"{where}: {unsupported_scheduler(name)}")
     return loaded
 
 
@@ -98,7 +140,7 @@ def load_codec(folder: Path) -> Codec:
         raise ModelError(f"{where} holds a {name}; supported are AutoencoderKL and SpaceToDepth")
     from diffusers import AutoencoderKL
 
-    with _named_failure(where):
+    with named_failure(where):
         vae, found = AutoencoderKL.from_pretrained(
             where,
             local_files_only=True,
@@ -112,30 +154,68 @@ def load_codec(folder: Path) -> Codec:
 
 
 def load_conditioner(folder: Path, denoiser: Any) -> Conditioner:
-    """What tells the denoiser about a picture: nothing or a class for UNet2DModel, otherwise tokenizer and encoder."""
-    classes = getattr(denoiser.config, "num_class_embeds", None)
-    if type(denoiser).__name__ == "UNet2DModel":
-        return ByClass(int(classes)) if classes else Unconditional()
-    for part in ("tokenizer", "text_encoder"):
-        if not (folder / part).is_dir():
-            raise ModelError(f"{folder} has no {part}/; a text-conditional model needs tokenizer/ and text_encoder/")
-    from transformers import AutoTokenizer, CLIPTextModel
+    """What tells the denoiser about a picture: nothing, a class, or a caption, as its kind wants it.
 
-    with _named_failure(folder / "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    where = folder / "text_encoder"
+    Raises ModelError when a part that it needs is missing or of another width than the denoiser reads.
+    """
+    config = denoiser.config
+    match type(denoiser).__name__:
+        case "UNet2DModel":
+            return ByClass(int(config.num_class_embeds)) if config.num_class_embeds else Unconditional()
+        case "DiTTransformer2DModel":
+            # The last of its embeddings stands for labels that training dropped.
+            return ByClass(config.num_embeds_ada_norm, guidance_class=config.num_embeds_ada_norm)
+        case "SD3Transformer2DModel":
+            return _load_joint_text(folder, config)
+    text = _load_reader(folder, 0, "CLIPTextModel")
+    _refuse_widths(folder / "text_encoder", text.encoder.config.hidden_size, config.cross_attention_dim)
+    return ByCaption(text.tokenizer, text.encoder)
+
+
+def _load_joint_text(folder: Path, config: Any) -> ByJointText:
+    """The two or three text encoders of Stable Diffusion 3; a directory without the third gives zeros for it."""
+    first, second = (_load_reader(folder, place, "CLIPTextModelWithProjection") for place in range(2))
+    both = [first.encoder.config, second.encoder.config]
+    where = folder / "text_encoder_2"
+    _refuse_widths(
+        where, sum(c.projection_dim for c in both), config.pooled_projection_dim, "with text_encoder, pooled"
+    )
+    if sum(c.hidden_size for c in both) > config.joint_attention_dim:
+        _refuse_widths(where, sum(c.hidden_size for c in both), config.joint_attention_dim, "with text_encoder,")
+    third = None
+    if (folder / "text_encoder_3").is_dir():
+        third = _load_reader(folder, 2, "T5EncoderModel")
+        _refuse_widths(folder / "text_encoder_3", third.encoder.config.d_model, config.joint_attention_dim)
+    return ByJointText((first, second), third, config.joint_attention_dim)
+
+
+def _load_reader(folder: Path, place: int, encoder: str) -> TextReader:
+    """The tokenizer and text encoder at a place, the encoder of transformers' class `encoder`, in float32."""
+    import transformers
+
+    tokens, where = (folder / numbered(part, place) for part in ("tokenizer", "text_encoder"))
+    for part in (tokens, where):
+        if not part.is_dir():
+            raise ModelError(
+                f"{folder} has no {part.name}/; a text-conditional model needs {tokens.name}/ and {where.name}/"
+            )
+    with named_failure(tokens):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tokens, local_files_only=True)
     read_config(where, "a text encoder")
-    with _named_failure(where):
-        text_encoder, found = CLIPTextModel.from_pretrained(
+    with named_failure(where):
+        text_encoder, found = getattr(transformers, encoder).from_pretrained(
             where, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     _refuse_missing(where, found)
-    if text_encoder.config.hidden_size != denoiser.config.cross_attention_dim:
+    return TextReader(tokenizer, text_encoder.eval().requires_grad_(False))
+
+
+def _refuse_widths(where: Path, given: int, read: int, what: str = "") -> None:
+    if given != read:
         raise ModelError(
-            f"{where} gives states of width {text_encoder.config.hidden_size}, and the denoiser reads "
-            f"{denoiser.config.cross_attention_dim}; put the denoiser beside the text encoder it was trained with"
+            f"{where} gives {what}{' ' if what else ''}states of width {given}, and the denoiser reads {read}; put the "
+            "denoiser beside the text encoder it was trained with"
         )
-    return ByCaption(tokenizer, text_encoder.eval().requires_grad_(False))
 
 
 def read_config(folder: Path, what: str, name: str = "config.json") -> dict[str, Any]:
@@ -148,17 +228,18 @@ def read_config(folder: Path, what: str, name: str = "config.json") -> dict[str,
 
 
 def _denoiser_folder(folder: Path) -> Path:
-    return folder / "unet" if (folder / "unet").is_dir() else folder
+    parts = (folder / part for part in dict.fromkeys(DENOISERS.values()))
+    return next((part for part in parts if part.is_dir()), folder)
 
 
 @contextmanager
-def _named_failure(where: Path) -> Iterator[None]:
+def named_failure(where: Path, remedy: str = "save the model again as safetensors") -> Iterator[None]:
     """Turn what a library raises at a damaged or foreign part into a ModelError that names the part."""
     try:
         yield
     except Exception as broken:  # OSError, ValueError, KeyError, and safetensors' and tokenizers' own kinds
         lines = str(broken).strip().splitlines() or [type(broken).__name__]
-        raise ModelError(f"{where} cannot be loaded: {lines[0]}; save the model again as safetensors") from None
+        raise ModelError(f"{where} cannot be loaded: {lines[0]}; {remedy}") from None
 
 
 def _refuse_missing(where: Path, found: dict[str, Any]) -> None:
@@ -173,7 +254,7 @@ def _refuse_missing(where: Path, found: dict[str, Any]) -> None:
 
 
 def _refuse_other_conditions(where: Path, config: dict[str, Any]) -> None:
-    """Denoisers that want more than a class (UNet2DModel) or text states (UNet2DConditionModel)."""
+    """UNets that want more than a class (UNet2DModel) or text states (UNet2DConditionModel)."""
     refused = ["class_embed_type", "addition_embed_type", "encoder_hid_dim_type"]
     if config["_class_name"] == "UNet2DConditionModel":
         refused.append("num_class_embeds")

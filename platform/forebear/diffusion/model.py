@@ -5,12 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from forebear.diffusion.codec import Codec, VaeCodec
-from forebear.diffusion.conditioning import ByCaption, Condition, Conditioner
-from forebear.diffusion.loading import load_codec, load_conditioner, load_denoiser, load_scheduler, refuse_pickle
+from forebear.diffusion.conditioning import Condition, Conditioner
+from forebear.diffusion.loading import (
+    denoiser_part,
+    load_codec,
+    load_conditioner,
+    load_denoiser,
+    load_scheduler,
+    refuse_pickle,
+    without_progress_bars,
+)
+from forebear.diffusion.lora import load_lora
+from forebear.diffusion.process import noise_process
 from forebear.errors import ModelError
 
 Loss = Literal["mse", "l1"]
@@ -27,10 +39,8 @@ class DiffusionModel:
     def __init__(self, denoiser: Any, scheduler: Any, codec: Codec, conditioner: Conditioner) -> None:
         self.denoiser: nn.Module = denoiser
         self.scheduler, self.codec, self.conditioner = scheduler, codec, conditioner
-        self.prediction_type: str = scheduler.config.prediction_type
-        self.total_timesteps = int(scheduler.config.num_train_timesteps)
-        if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
-            raise ModelError(f"prediction type {self.prediction_type!r} is not epsilon, v_prediction or sample")
+        self.process = noise_process(scheduler)
+        self.prediction_type, self.total_timesteps = self.process.prediction_type, self.process.total_timesteps
         side = _square_side(denoiser.config.sample_size)
         self.x0_shape: tuple[int, int, int] = (int(denoiser.config.in_channels), side, side)
         self.image_size = side * codec.factor
@@ -43,8 +53,10 @@ class DiffusionModel:
         if not folder.exists():
             raise ModelError(f"{folder} does not exist; give the directory of a diffusers model")
         refuse_pickle(folder)
-        denoiser = load_denoiser(folder)
-        return cls(denoiser, load_scheduler(folder), load_codec(folder), load_conditioner(folder, denoiser))
+        with without_progress_bars():
+            denoiser = load_denoiser(folder)
+            load_lora(folder, denoiser)
+            return cls(denoiser, load_scheduler(folder), load_codec(folder), load_conditioner(folder, denoiser))
 
     @property
     def image_channels(self) -> int:
@@ -54,9 +66,10 @@ class DiffusionModel:
     def _check_channels(self) -> None:
         config: Any = self.denoiser.config
         width = self.x0_shape[0]
-        if config.out_channels not in (width, 2 * width):
+        predicted = config.out_channels or width  # a DiT without the setting predicts as many as it reads
+        if predicted not in (width, 2 * width):
             raise ModelError(
-                f"the denoiser reads {width} channels and predicts {config.out_channels}; supported are models that "
+                f"the denoiser reads {width} channels and predicts {predicted}; supported are models that "
                 "predict as many as they read, or twice as many with a variance (inpainting models are not)"
             )
         if isinstance(self.codec, VaeCodec) and self.codec.vae.config.latent_channels != width:
@@ -70,11 +83,12 @@ class DiffusionModel:
             )
 
     def trained_parts(self) -> dict[str, nn.Module]:
-        """The modules that training changes, by the name of their file in a checkpoint."""
-        parts: dict[str, nn.Module] = {"unet": self.denoiser}
-        if isinstance(self.conditioner, ByCaption):
-            parts["text_encoder"] = self.conditioner.text_encoder
-        return parts
+        """The modules that training may change, by the name of their folder and of their file in a checkpoint."""
+        return {denoiser_part(self.denoiser): self.denoiser, **self.conditioner.encoders()}
+
+    def schedule(self) -> NDArray[np.float32]:
+        """float32[total_timesteps]: cumulative alphas, or the sigmas of a flow; it identifies the noise levels."""
+        return self.process.schedule()
 
     def condition(self, captions: Sequence[str], labels: Sequence[int | None]) -> Condition:
         """The condition of B pictures, without gradients."""
@@ -82,24 +96,22 @@ class DiffusionModel:
             return self.conditioner.encode(captions, labels)
 
     def noised(self, x0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """x_t = sqrt(alpha_t) x0 + sqrt(1 - alpha_t) noise, with the scheduler's own cumulative alphas."""
-        signal, spread = self._signal_and_spread(timesteps, x0)
-        return signal * x0 + spread * noise
+        """x_t, float[B, c, h, w], as the model's noise process makes it; timesteps int64[B]."""
+        return self.process.noised(x0, timesteps, noise)
+
+    def target(self, x0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """What the model is trained to predict, float[B, c, h, w]: noise, x0, a velocity, or a flow's noise - x0."""
+        return self.process.target(x0, timesteps, noise)
 
     def predict(self, noised: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output, float[B, c, h, w]; timesteps int64[B]."""
-        output: Tensor = self.denoiser(noised, timesteps, **condition.arguments()).sample
-        # Some Stable-Diffusion-type denoisers also predict a variance; the loss is on the first half.
-        return output[:, : self.x0_shape[0]]
+        return self.denoise(noised, self.process.times(timesteps), condition)
 
-    def target(self, x0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """What the model is trained to predict: noise, x0, or v = sqrt(alpha) noise - sqrt(1 - alpha) x0."""
-        if self.prediction_type == "epsilon":
-            return noise
-        if self.prediction_type == "sample":
-            return x0
-        signal, spread = self._signal_and_spread(timesteps, x0)
-        return signal * noise - spread * x0
+    def denoise(self, noised: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """The denoiser's output, float[B, c, h, w], for times [B] as the process tells them to it."""
+        output: Tensor = self.denoiser(noised, timestep=times, **condition.arguments()).sample
+        # Some denoisers (DiT) also predict a variance; the loss is on the first half.
+        return output[:, : self.x0_shape[0]]
 
     def per_sample_loss(
         self, x0: Tensor, timesteps: Tensor, noise: Tensor, condition: Condition, loss: Loss = "mse"
@@ -108,10 +120,6 @@ class DiffusionModel:
         error = self.predict(self.noised(x0, timesteps, noise), timesteps, condition).float()
         error = error - self.target(x0, timesteps, noise)
         return (error.square() if loss == "mse" else error.abs()).flatten(1).mean(1)
-
-    def _signal_and_spread(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        alphas = self.scheduler.alphas_cumprod.to(like.device)[timesteps].float().view(-1, 1, 1, 1)
-        return alphas.sqrt(), (1.0 - alphas).sqrt()
 
 
 def _square_side(size: Any) -> int:

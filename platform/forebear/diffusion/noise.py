@@ -25,6 +25,11 @@ def paper_timesteps(count: int, total: int) -> NDArray[np.int64]:
     return np.linspace(1, total - 1, count).astype(np.int64)
 
 
+def trailing_timesteps(steps: int, total: int) -> NDArray[np.int64]:
+    """`steps` timesteps from total - 1 down, evenly spaced ("trailing"): int64[steps], strictly descending."""
+    return np.rint(total * np.arange(steps, 0, -1) / steps).astype(np.int64) - 1
+
+
 def draw_noise(
     shape: tuple[int, ...], seed: int, owners: Sequence[str], timesteps: Sequence[int], draws: Sequence[int]
 ) -> Tensor:

@@ -2,7 +2,6 @@
 
 import hashlib
 
-import numpy as np
 from torch import nn
 
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
@@ -47,11 +46,10 @@ def plan_embedding(shards: ShardEmbedder) -> StorePlan:
 
 def _diffusion_fingerprint(model: DiffusionModel) -> str:
     """Identifies what checkpoints share: the noise schedule, what the model predicts, and the way to its space."""
-    alphas = np.asarray(model.scheduler.alphas_cumprod, dtype="<f4")
     vae = getattr(model.codec, "vae", None)
     return fingerprint(
         {
-            "alphas": hashlib.sha256(alphas.tobytes()).hexdigest(),
+            "alphas": hashlib.sha256(model.schedule().tobytes()).hexdigest(),
             "prediction_type": model.prediction_type,
             "codec": [type(model.codec).__name__, model.codec.factor],
             "autoencoder": weights_fingerprint({"vae": vae}) if isinstance(vae, nn.Module) else None,
