@@ -116,6 +116,18 @@ def test_the_fingerprint_follows_the_lora(lora: Path, stable_diffusion: Path) ->
     assert first != weights_fingerprint(DiffusionModel.load(lora).trained_parts())
 
 
+def test_the_fingerprint_follows_the_scale(plain: Path) -> None:
+    found = set()
+    for alpha in (RANK, 2 * RANK):
+        reference = DiffusionModel.load(plain)
+        adapter(reference.denoiser, lora_alpha=alpha)
+        reference.denoiser.save_lora_adapter(plain)  # type: ignore[operator]
+        model = DiffusionModel.load(plain)
+        found.add(weights_fingerprint(model.trained_parts()))
+        (plain / LORA_FILE).unlink()
+    assert len(found) == 2
+
+
 def test_checkpoints_hold_the_lora(lora: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     shutil.copytree(lora, run.model_folder)

@@ -11,7 +11,7 @@ from forebear.diffusion.building import ModelConfig, TextConfig, build_model
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.noise import SHARED, draw_noise
-from forebear.errors import ConfigError
+from forebear.errors import ConfigError, ForebearError
 from forebear.gradients import ProjectionConfig
 from forebear.gradients.embedding import Draws, Embedder
 from forebear.randomness import keyed_signs
@@ -222,3 +222,52 @@ def test_inputs_that_do_not_fit_are_refused(model: DiffusionModel, x0: Tensor, c
         embedder.embed(x0, condition, replace(draws, timesteps=draws.timesteps + 900))
     with pytest.raises(ConfigError, match="draws do not fit"):
         replace(draws, seeds=draws.seeds[:2])
+
+
+def short_of_memory(model: DiffusionModel, most: int, problem: Exception) -> list[int]:
+    """Let the denoiser fail above `most` rows; returns the batch sizes it is then called with."""
+    seen: list[int] = []
+
+    def refuse(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.append(len(args[0]))
+        if len(args[0]) > most:
+            raise problem
+
+    model.denoiser.register_forward_pre_hook(refuse)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")],
+    ids=["cuda", "cpu"],
+)
+def test_batches_are_halved_when_memory_runs_out(x0: Tensor, condition: Condition, problem: Exception) -> None:
+    config = CLASS if condition.class_labels is not None else TEXT
+    model = build_model(config, CAPTIONS, classes=3, seed=1)
+    embedder = Embedder(model, SKETCH, batch_size=8)
+    expected = embedder.embed(x0, condition, some_draws(1))
+    seen = short_of_memory(model, 2, problem)
+    with pytest.warns(UserWarning, match="batches of 1 fit") as warned:
+        found = embedder.embed(x0, condition, some_draws(1))
+    assert seen == [6, 3, 1, 1, 1, 1, 1, 1]
+    assert len(warned) == 1
+    for column in ("mean", "unit_mean", "unit_matched", "norms", "losses"):
+        assert close(getattr(found, column), getattr(expected, column), 1e-5)
+
+
+def test_memory_for_less_than_one_row_is_an_error(x0: Tensor, condition: Condition) -> None:
+    config = CLASS if condition.class_labels is not None else TEXT
+    model = build_model(config, CAPTIONS, classes=3, seed=1)
+    short_of_memory(model, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(ForebearError, match="memory is too short for a batch of one row; free some"):
+        Embedder(model, SKETCH).embed(x0, condition, some_draws(1))
+
+
+def test_other_runtime_errors_are_not_mistaken_for_memory(x0: Tensor, condition: Condition) -> None:
+    config = CLASS if condition.class_labels is not None else TEXT
+    model = build_model(config, CAPTIONS, classes=3, seed=1)
+    seen = short_of_memory(model, 0, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        Embedder(model, SKETCH).embed(x0, condition, some_draws(1))
+    assert seen == [6]

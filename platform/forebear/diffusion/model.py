@@ -131,10 +131,14 @@ def _square_side(size: Any) -> int:
 
 
 def weights_fingerprint(parts: dict[str, nn.Module]) -> str:
-    """32 hexadecimal digits over every parameter and buffer of the named modules: names, shapes, dtypes and bytes."""
+    """32 hexadecimal digits over parameters and buffers (names, shapes, dtypes, bytes) and LoRA scales of the modules."""
     digest = hashlib.blake2b(digest_size=16)
     for part in sorted(parts):
         for name, tensor in sorted(parts[part].state_dict().items()):
             digest.update(f"{part}.{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        for name, module in parts[part].named_modules():
+            scaling = getattr(module, "scaling", None)
+            if isinstance(scaling, dict):  # of peft's adapters, by their names; it is in no tensor
+                digest.update(f"{part}.{name}:scaling:{sorted(scaling.items())}".encode())
     return digest.hexdigest()

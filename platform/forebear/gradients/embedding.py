@@ -13,7 +13,8 @@ P is the projection of the engine and H_t a diagonal of random signs keyed by t.
 independent, so the expected inner product of two `unit_matched` is the mean over t of the cosines at equal timesteps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,9 +26,9 @@ from torch import Tensor
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.model import DiffusionModel, Loss
 from forebear.diffusion.noise import draw_noise
-from forebear.errors import ConfigError
+from forebear.errors import ConfigError, ForebearError
 from forebear.gradients.coverage import cover
-from forebear.gradients.engine import GradientEngine
+from forebear.gradients.engine import GradientBatch, GradientEngine
 from forebear.gradients.projection import ProjectionConfig
 from forebear.gradients.running import Precision
 from forebear.randomness import keyed_signs
@@ -122,9 +123,10 @@ class Embedder:
     def embed(self, x0: Tensor, condition: Condition, draws: Draws) -> Embeddings:
         """Embed clean pictures x0 float[B, c, h, w] with the conditions of B rows.
 
-        Batches are cut from the B x T measurements in one fixed way: on a CPU the same call gives the same bits.
-        A gradient of norm 0 gives a vector of zeros. Raises ConfigError when B or a timestep does not fit, and
-        ForebearError when a gradient is not finite.
+        Batches are cut from the B x T measurements in one fixed way: on a CPU the same call gives the same bits, unless
+        memory runs out. Then batches are halved for the rest of the call, with a warning. A gradient of norm 0 gives a
+        vector of zeros. Raises ConfigError when B or a timestep does not fit, and ForebearError when a gradient is not
+        finite or memory is short for a single measurement.
         """
         self._check(x0, draws)
         x0 = x0.detach().to(self._device)
@@ -132,9 +134,15 @@ class Embedder:
         mean = torch.zeros(count, self.dim, device=self._device)  # [B, k]
         unit_mean, unit_matched = torch.zeros_like(mean), torch.zeros_like(mean)  # [B, k]
         norms, losses = np.empty((count, steps), np.float32), np.empty((count, steps), np.float32)
-        for places, columns in _batches(count, steps, max(1, self._batch_size // draws.draws.shape[2])):
-            rows = self._rows(x0, condition, draws, places, columns)
-            measured = self.engine.measure(rows, group=draws.draws.shape[2])
+        start, size = 0, max(1, self._batch_size // draws.draws.shape[2])
+        halved = False
+        while start < count * steps:
+            places, columns = _batch(count, steps, start, size)
+            measured = self._measure(x0, condition, draws, places, columns)
+            if measured is None:
+                size, halved = _halved(len(places), draws.draws.shape[2]), True
+                continue
+            start += len(places)
             norms[places, columns] = measured.norms.cpu().numpy()
             losses[places, columns] = measured.values.cpu().numpy()
             index = torch.from_numpy(places).to(self._device)  # [U]
@@ -142,6 +150,9 @@ class Embedder:
             mean.index_add_(0, index, measured.vectors)
             unit_mean.index_add_(0, index, units)
             unit_matched.index_add_(0, index, units * self._timestep_signs(draws.timesteps[places, columns]))
+        if halved:
+            rows = size * draws.draws.shape[2]
+            warnings.warn(f"memory ran out; batches of {rows} fit: choose that size from the start", stacklevel=2)
         return Embeddings(
             mean=(mean / steps).cpu().numpy(),
             unit_mean=(unit_mean / steps).cpu().numpy(),
@@ -149,6 +160,20 @@ class Embedder:
             norms=norms,
             losses=losses,
         )
+
+    def _measure(
+        self, x0: Tensor, condition: Condition, draws: Draws, places: NDArray[np.int64], columns: NDArray[np.int64]
+    ) -> GradientBatch | None:
+        """The gradients of one batch; None when memory is too short for it, with what it held given back."""
+        try:
+            rows = self._rows(x0, condition, draws, places, columns)
+            return self.engine.measure(rows, group=draws.draws.shape[2])
+        except (RuntimeError, MemoryError) as problem:
+            if not out_of_memory(problem):
+                raise
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
     def _rows(
         self, x0: Tensor, condition: Condition, draws: Draws, places: NDArray[np.int64], columns: NDArray[np.int64]
@@ -213,11 +238,28 @@ def _check_dim(model: DiffusionModel, projection: ProjectionConfig, patterns: Se
         )
 
 
-def _batches(count: int, steps: int, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Cut all (picture, timestep column) pairs into batches of `size`: two int64[U].
+def _batch(count: int, steps: int, start: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The next at most `size` of all (picture, timestep column) pairs, from the `start`th: two int64[U].
 
     A timestep's pictures come one after the other, so that a batch shares timesteps and with them shared noise.
     """
-    columns, places = np.divmod(np.arange(count * steps), count)
-    for start in range(0, count * steps, size):
-        yield places[start : start + size], columns[start : start + size]
+    columns, places = np.divmod(np.arange(start, min(start + size, count * steps)), count)
+    return places, columns
+
+
+def out_of_memory(problem: Exception) -> bool:
+    """CUDA's allocator has an error of its own; the CPU's is told by its text, which depends on the system."""
+    texts = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+    known = isinstance(problem, torch.OutOfMemoryError | MemoryError)
+    return known or any(text in str(problem).lower() for text in texts)
+
+
+def _halved(size: int, each: int) -> int:
+    """Half of a batch of `size` pictures with `each` rows; raises ForebearError when there is no half."""
+    if size == 1:
+        rows = "one row" if each == 1 else f"one picture with its {each} draws"
+        raise ForebearError(
+            f"memory is too short for a batch of {rows}; free some, use fewer workers or draws, a smaller model, or a "
+            "machine with more memory"
+        )
+    return size // 2

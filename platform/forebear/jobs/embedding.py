@@ -37,7 +37,7 @@ def embed(run: Run, config: EmbedConfig, *, restart: bool = False) -> Store:
     `restart` first deletes the store that is there. Raises StoreError when it was made from other inputs, JobError when
     shards kept killing their workers, and what ShardEmbedder and the gradient engine raise.
     """
-    with _one_thread():
+    with one_thread():
         shards = ShardEmbedder(run, config)
         plan = plan_embedding(shards)
         weights = {name: checkpoint.weight for name, checkpoint in shards.checkpoints.items()}
@@ -113,7 +113,7 @@ def _record(run: Run, config: EmbedConfig) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """torch on one thread: how a matrix product is shared among threads decides its rounding."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
