@@ -131,7 +131,7 @@ def _square_side(size: Any) -> int:
 
 
 def weights_fingerprint(parts: dict[str, nn.Module]) -> str:
-    """32 hexadecimal digits over parameters and buffers (names, shapes, dtypes, bytes) and LoRA scales of the modules."""
+    """32 hexadecimal digits over the modules' parameters and buffers (names, shapes, dtypes, bytes) and LoRA scales."""
     digest = hashlib.blake2b(digest_size=16)
     for part in sorted(parts):
         for name, tensor in sorted(parts[part].state_dict().items()):
