@@ -2,13 +2,14 @@
 
 VENV := $(or $(FOREBEAR_VENV),.venv)
 BIN := $(VENV)/bin
-BENCHMARKS = $(wildcard tests/bench/bench_*.py)
+BENCHMARKS = $(filter-out %/bench_gradients.py,$(wildcard tests/bench/bench_*.py))
+DATASET ?= openmoji
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo test test-all lint bench constraints
+.PHONY: help bootstrap demo test test-all lint bench bench-gradients constraints
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 bootstrap: ## make or refresh the virtual environment (deploy/local/bootstrap.sh)
 	@bash deploy/local/bootstrap.sh
@@ -31,6 +32,9 @@ lint: bootstrap ## check style, types and the direction of imports
 bench: bootstrap ## run the benchmarks
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
 	@test -n '$(BENCHMARKS)' || echo 'tests/bench holds no benchmark yet'
+
+bench-gradients: bootstrap ## speed and fidelity of the gradient engine, half an hour (DATASET=images, OUTPUT=docs/name)
+	@$(BIN)/python tests/bench/bench_gradients.py --dataset '$(DATASET)' $(if $(OUTPUT),--output '$(OUTPUT)')
 
 constraints: ## resolve every version anew into deploy/local/constraints.txt
 	@bash deploy/local/freeze.sh

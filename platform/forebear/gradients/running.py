@@ -27,12 +27,13 @@ def refuse_inference_tensor(inputs: Tensor, name: str) -> None:
 
 @dataclass(frozen=True)
 class RunningOperator:
-    """A layer's operator with its weights, in the type that it computes in."""
+    """A layer's operator with its weights, and the type that it computes in."""
 
     name: str
     operator: Operator
     weight: Tensor
     bias: Tensor | None
+    dtype: torch.dtype
     channels: ChannelProjection
     wants_weight: bool
     wants_bias: bool
@@ -46,9 +47,10 @@ class RunningOperator:
         return cls(
             name=layer.name,
             operator=layer.operator,
-            weight=_channels_last(weight.to(dtype)),
-            bias=None if bias is None else bias.detach().to(dtype),
-            channels=projection.channels(layer.parameters.get("weight", ""), weight.to(dtype)),
+            weight=weight,
+            bias=None if bias is None else bias.detach(),
+            dtype=dtype,
+            channels=projection.channels(layer.parameters.get("weight", ""), weight.new_empty(0, dtype=dtype)),
             wants_weight="weight" in layer.parameters,
             wants_bias="bias" in layer.parameters,
         )
@@ -70,10 +72,19 @@ class RunningOperator:
         return output, kept[0], kept[0]._version
 
     def _low(self, x: Tensor) -> Tensor:
-        return _channels_last(x.to(self.weight.dtype))
+        return _channels_last(x.to(self.dtype))
 
     def _apply(self, low: Tensor) -> Tensor:
-        return self.operator.apply(low, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        return self.operator.apply(low, self._weight(), bias)
+
+    def carry(self, low: Tensor, shape: torch.Size) -> Tensor:
+        """The gradient of an input of `shape` from that of the output."""
+        return self.operator.input_gradient(low, shape, self._weight())
+
+    def _weight(self) -> Tensor:
+        # Cast twice, on the way there and back, rather than kept: a copy of every weight would outweigh what is saved.
+        return self.weight.to(self.dtype)
 
     def _keep(self, low: Tensor) -> Tensor:
         if not self.wants_weight:
@@ -113,7 +124,7 @@ class _Run(torch.autograd.Function):
         running._hand_over(grad, low, ctx.receive)
         carried = None
         if ctx.needs_input_grad[1]:
-            carried = running.operator.input_gradient(low, ctx.shape, running.weight).to(ctx.dtype)
+            carried = running.carry(low, ctx.shape).to(ctx.dtype)
         return None, carried, None, None, None
 
 
