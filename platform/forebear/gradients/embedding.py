@@ -2,15 +2,19 @@
 
 Only parameters of the denoiser are attributed to. A text encoder's states are inputs here, computed without gradients.
 
-Let gbar_t be the gradient of the loss at timestep t, averaged over the draws of its noise, and |.| the norm of a whole
-gradient (as the engine's mode gives it: exact, or estimated before the fold):
+Let gbar_t be the gradient of the loss at timestep t, averaged over the draws of its noise, and P the projection of the
+engine:
 
-    mean         = 1/T sum_t  P gbar_t                          Diffusion-TracIn (Xie et al., arXiv 2401.09031)
-    unit_mean    = 1/T sum_t  P gbar_t / |gbar_t|               Diffusion-ReTrac (the same paper)
-    unit_matched = 1/sqrt(T) sum_t  H_t P gbar_t / |gbar_t|     Forebear's own, `retrac-matched`
+    mean         = 1/T sum_t  P gbar_t                            Diffusion-TracIn (Xie et al., arXiv 2401.09031)
+    unit_mean    = 1/T sum_t  P gbar_t / |P gbar_t|               Diffusion-ReTrac (the same paper)
+    unit_matched = 1/sqrt(T) sum_t  H_t P gbar_t / |P gbar_t|     Forebear's own, `retrac-matched`
 
-P is the projection of the engine and H_t a diagonal of random signs keyed by t. Signs of different timesteps are
-independent, so the expected inner product of two `unit_matched` is the mean over t of the cosines at equal timesteps.
+The paper divides by |gbar_t|, which is the same without a projection. With one, |P gbar_t| errs as the vector itself
+does, and the errors cancel: cosines of similar pictures come out far closer (docs/gradients-benchmark.md, cosines
+against those by reported norms).
+
+H_t is a diagonal of random signs keyed by t. Signs of different timesteps are independent, so the expected inner
+product of two `unit_matched` is the mean over t of the cosines at equal timesteps.
 """
 
 import warnings
@@ -22,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.model import DiffusionModel, Loss
@@ -32,6 +37,9 @@ from forebear.gradients.engine import GradientBatch, GradientEngine
 from forebear.gradients.projection import ProjectionConfig
 from forebear.gradients.running import Precision
 from forebear.randomness import keyed_signs
+
+TINY = 1e-30
+"""Vectors of a smaller norm are taken for zero."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +154,7 @@ class Embedder:
             norms[places, columns] = measured.norms.cpu().numpy()
             losses[places, columns] = measured.values.cpu().numpy()
             index = torch.from_numpy(places).to(self._device)  # [U]
-            units = measured.vectors / torch.where(measured.norms > 0, measured.norms, 1.0)[:, None]  # [U, k]
+            units = F.normalize(measured.vectors, eps=TINY)  # [U, k]
             mean.index_add_(0, index, measured.vectors)
             unit_mean.index_add_(0, index, units)
             unit_matched.index_add_(0, index, units * self._timestep_signs(draws.timesteps[places, columns]))

@@ -33,8 +33,8 @@ from forebear.errors import ForebearError
 from forebear.files import fingerprint
 from forebear.randomness import keyed_integers, keyed_permutation, keyed_signs
 
-PROJECTION_VERSION = 2
-"""Raised whenever the same settings would give other numbers."""
+PROJECTION_VERSION = 3
+"""Raised whenever the same settings would give other numbers, in embeddings too."""
 
 Mode = Literal["fast", "default", "exact"]
 
