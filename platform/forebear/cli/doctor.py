@@ -91,8 +91,7 @@ def doctor(
         if model is not None and source is not None:
             data = DataConfig(source, columns=Columns(caption_column, label_column))
             subject = Subject.of_model(model, data, config, samples, timesteps)
-        else:
-            assert run is not None
+        elif run is not None:
             subject = Subject.of_run(run, config, samples, timesteps)
         examined = Doctor(subject, min_fidelity=min_fidelity, budget=memory_budget)
         examined.found["settings"] = plain(config)

@@ -37,7 +37,7 @@ from forebear.run import Run
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="bfloat16 is about twice as fast where the processor computes in it.  [default: float32]",
+    help="bfloat16 is faster where the processor computes in it.  [default: float32]",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time.  [default: 32]")
 @click.option("--seed", type=int, help="Seed of the measuring noise.  [default: 0]")

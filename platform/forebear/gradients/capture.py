@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from forebear.errors import ModelError
 from forebear.gradients.coverage import Layer, LayerGroup
+from forebear.gradients.operators import Operator
 from forebear.gradients.projection import Projection
 from forebear.gradients.running import Precision, RunningOperator, refuse_inference_tensor
 
@@ -47,7 +48,7 @@ class Capture:
     """Context manager: run the forward pass inside, call `start`, run the backward pass, call `finish`."""
 
     def __init__(
-        self, module: nn.Module, groups: Sequence[LayerGroup], projection: Projection, precision: Precision = "float32"
+        self, module: nn.Module, groups: Sequence[LayerGroup], projection: Projection, precision: Precision
     ) -> None:
         self._module = module
         self._groups = groups
@@ -67,7 +68,7 @@ class Capture:
         for group in self._groups:
             for layer in group.layers:
                 if layer.operator is not None:
-                    self._replace(group, layer)
+                    self._replace(group, layer, layer.operator)
                     continue
                 # First in line: hooks of the user's own may change the output, and its gradient would be another one.
                 recorder = self._recorder(group, layer)
@@ -110,7 +111,7 @@ class Capture:
             if calls:
                 self._hand_over(group)
 
-    def _replace(self, group: LayerGroup, layer: Layer) -> None:
+    def _replace(self, group: LayerGroup, layer: Layer, operator: Operator) -> None:
         """Run a layer by its operator until the pass ends."""
         if "forward" in vars(layer.module):
             raise ModelError(
@@ -118,7 +119,7 @@ class Capture:
                 "undo that, or leave it out with a pattern such as "
                 f"'!{next(iter(layer.parameters.values()))}'"
             )
-        running = RunningOperator.of(layer, self._projection, self._precision)
+        running = RunningOperator.of(layer, operator, self._projection, self._precision)
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - torch.nn's own name for it
             if not torch.is_grad_enabled():

@@ -134,7 +134,10 @@ def _per_sample(call: Call, grad: Tensor, rows: slice, samples: int) -> dict[str
     """The gradients of some samples from one call of a layer, by its operator or its rule."""
     layer = call.layer
     if layer.operator is None:
-        assert layer.rule.per_sample is not None
+        if layer.rule.per_sample is None:
+            raise ModelError(
+                f"the rule for {type(layer.module).__name__} has neither a function nor an operator; register one"
+            )
         return layer.rule.per_sample(layer.module, call.inputs[rows], grad[rows], samples)
     found: dict[str, Tensor] = {}
     if "weight" in layer.parameters:

@@ -75,6 +75,13 @@ class _Hash:
     offset: int
 
 
+def project_channels(x: Tensor, matrix: Tensor | None, axis: int) -> Tensor:
+    """x [rows, ..., C, ...] to [rows, ..., c, ...] by a matrix [C, c] on one axis; None changes nothing."""
+    if matrix is None:
+        return x
+    return torch.movedim(torch.movedim(x, axis, -1) @ matrix, -1, axis)
+
+
 class Projection:
     """Adds gradients of named parameters into vectors of `dim` numbers.
 
@@ -172,8 +179,7 @@ class Projection:
         """Project the channels of a parameter's whole gradients: [B, *its shape] to float32[B, n]."""
         found = self.channels(name, gradients)
         for axis, matrix in zip(self._axes.get(name, ()), (found.outputs, found.inputs), strict=False):
-            if matrix is not None:
-                gradients = torch.movedim(torch.movedim(gradients, axis + 1, -1) @ matrix, -1, axis + 1)
+            gradients = project_channels(gradients, matrix, axis + 1)
         return gradients.flatten(1)
 
     def sketch(self, flat: Tensor) -> Tensor:

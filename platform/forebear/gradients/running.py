@@ -10,7 +10,7 @@ from torch import Tensor
 from forebear.errors import ModelError
 from forebear.gradients.coverage import Layer
 from forebear.gradients.operators import Operator
-from forebear.gradients.projection import ChannelProjection, Projection
+from forebear.gradients.projection import ChannelProjection, Projection, project_channels
 
 Precision = Literal["float32", "bfloat16"]
 """What linear layers and convolutions multiply in. Sums, normalisations and attention stay in float32."""
@@ -39,14 +39,13 @@ class RunningOperator:
     wants_bias: bool
 
     @classmethod
-    def of(cls, layer: Layer, projection: Projection, precision: Precision) -> "RunningOperator":
-        assert layer.operator is not None
+    def of(cls, layer: Layer, operator: Operator, projection: Projection, precision: Precision) -> "RunningOperator":
         weight = layer.module.get_parameter("weight").detach()
         bias: Tensor | None = getattr(layer.module, "bias", None)
         dtype = torch.bfloat16 if precision == "bfloat16" and weight.dtype == torch.float32 else weight.dtype
         return cls(
             name=layer.name,
-            operator=layer.operator,
+            operator=operator,
             weight=weight,
             bias=None if bias is None else bias.detach(),
             dtype=dtype,
@@ -126,13 +125,6 @@ class _Run(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             carried = running.carry(low, ctx.shape).to(ctx.dtype)
         return None, carried, None, None, None
-
-
-def project_channels(x: Tensor, matrix: Tensor | None, axis: int) -> Tensor:
-    """x [rows, ..., C, ...] to [rows, ..., c, ...] by a matrix [C, c] on one axis; None changes nothing."""
-    if matrix is None:
-        return x
-    return torch.movedim(torch.movedim(x, axis, -1) @ matrix, -1, axis)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class EmbedConfig:
     loss: Loss = "mse"
     """The loss whose gradient is taken; the one of training."""
     precision: Precision = "float32"
-    """`bfloat16` lets linear layers and convolutions multiply in it: twice as fast where the processor can."""
+    """`bfloat16` lets linear layers and convolutions multiply in it: 1.4 times as fast with AVX512-BF16."""
     batch_size: Count = 32
     """Rows that the denoiser sees at a time: one for each picture, timestep and draw."""
     shard_rows: Count = 256
