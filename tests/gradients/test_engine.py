@@ -12,8 +12,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from forebear.errors import ModelError
-from forebear.gradients import GradientBatch, GradientEngine, ProjectionConfig
-from forebear.gradients.projection import CHANNELS, Mode
+from forebear.gradients import GradientBatch, GradientEngine, Precision, ProjectionConfig
+from forebear.gradients.projection import CHANNELS, KeptChannels, Mode
 
 EXACT = ProjectionConfig(dim=None)
 SMALL = ProjectionConfig(dim=64)
@@ -161,8 +161,8 @@ def whole(engine: GradientEngine, measure: Measure, group: int = 1) -> GradientB
 def few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models have small weights: project them all the same, to numbers of channels that divide nothing."""
     monkeypatch.setattr("forebear.gradients.projection.SMALL_WEIGHT", 16)
-    monkeypatch.setitem(CHANNELS, "default", (7, 5))
-    monkeypatch.setitem(CHANNELS, "fast", (3, 1))
+    monkeypatch.setitem(CHANNELS, "default", KeptChannels((7, 5), (6, 4)))
+    monkeypatch.setitem(CHANNELS, "fast", KeptChannels((3, 1), (2, 2)))
 
 
 @pytest.mark.usefixtures("few_channels")
@@ -211,6 +211,20 @@ def test_bfloat16_stays_near_float32() -> None:
     error = (found.vectors - exact.vectors).norm(dim=1) / exact.norms
     assert 1e-5 < float(error.max()) < 0.03
     assert found.vectors.dtype == torch.float32
+
+
+def test_the_output_layer_stays_in_float32() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(3, 8)
+
+    def vectors(layers: list[nn.Linear], precision: Precision) -> torch.Tensor:
+        module = nn.Sequential(*layers)
+        engine = GradientEngine(module, EXACT, precision=precision)
+        return engine.measure(lambda: module(inputs).square().sum(1)).vectors
+
+    layers = [nn.Linear(8, 8), nn.Linear(8, 4)]
+    assert torch.equal(vectors(layers[:1], "bfloat16"), vectors(layers[:1], "float32"))
+    assert not torch.equal(vectors(layers, "bfloat16"), vectors(layers, "float32"))
 
 
 def test_a_replaced_forward_is_refused_by_name() -> None:

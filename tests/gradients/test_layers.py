@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from forebear.errors import ModelError
 from forebear.gradients import GradientEngine, ProjectionConfig, layer_rule
-from forebear.gradients.projection import CHANNELS
+from forebear.gradients.projection import CHANNELS, KeptChannels
 
 EXACT = ProjectionConfig(dim=None)
 SAMPLES = 3
@@ -109,7 +109,7 @@ def test_projected_channels_equal_the_projected_gradient(
     case: str, autograd_gradients: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("forebear.gradients.projection.SMALL_WEIGHT", 0)
-    monkeypatch.setitem(CHANNELS, "default", (3, 2))
+    monkeypatch.setitem(CHANNELS, "default", KeptChannels((3, 2), (3, 2)))
     torch.manual_seed(0)
     build, shape = CASES[case]
     module = randomise(build())

@@ -26,8 +26,14 @@ def test_projection_is_its_formula(dim: int, size: int, seed: int) -> None:
     np.testing.assert_allclose(found, projection.reference("p", gradient), atol=1e-5)
 
 
-AXES = {"linear": (0, 1), "conv": (0, 1), "transposed": (1, 0)}
-WIDE = {"linear": (90, 50), "conv": (40, 20, 3, 3), "transposed": (20, 40, 3, 2), "narrow": (40, 20, 3, 3)}
+AXES = {"linear": (0, 1), "pointwise": (0, 1), "conv": (0, 1), "transposed": (1, 0)}
+WIDE = {
+    "linear": (90, 50),
+    "pointwise": (140, 40, 1, 1),
+    "conv": (40, 20, 3, 3),
+    "transposed": (20, 40, 3, 2),
+    "narrow": (40, 20, 3, 3),
+}
 
 
 @pytest.mark.parametrize("mode", CHANNELS)
@@ -40,12 +46,11 @@ def test_projected_channels_are_their_formula(name: str, mode: Mode) -> None:
     np.testing.assert_allclose(folded[0].numpy(), projection.reference(name, gradient), atol=1e-4)
     kept = CHANNELS[mode]
     if kept and name in AXES:
-        out_axis, in_axis = AXES[name]
         shape = projection.shapes[name]
-        assert (shape[out_axis], shape[in_axis]) == (
-            min(kept[0], WIDE[name][out_axis]),
-            min(kept[1], WIDE[name][in_axis]),
-        )
+        expected = kept.pointwise if name in ("linear", "pointwise") else kept.spatial
+        assert [shape[axis] for axis in AXES[name]] == [
+            min(few, WIDE[name][axis]) for axis, few in zip(AXES[name], expected, strict=True)
+        ]
     else:
         assert projection.shapes[name] == WIDE[name]
 

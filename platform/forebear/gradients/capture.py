@@ -54,6 +54,9 @@ class Capture:
         self._groups = groups
         self._projection = projection
         self._precision = precision
+        operators = [layer for group in groups for layer in group.layers if layer.operator is not None]
+        # What the output layer rounds off goes into the loss unaveraged: most of a bfloat16 gradient's error.
+        self._in_float32 = operators[-1:]
         self._replaced: list[nn.Module] = []
         self._calls: dict[LayerGroup, list[Call]] = {group: [] for group in groups}
         self._waiting: dict[LayerGroup, int] = {}
@@ -119,7 +122,8 @@ class Capture:
                 "undo that, or leave it out with a pattern such as "
                 f"'!{next(iter(layer.parameters.values()))}'"
             )
-        running = RunningOperator.of(layer, operator, self._projection, self._precision)
+        precision = "float32" if layer in self._in_float32 else self._precision
+        running = RunningOperator.of(layer, operator, self._projection, precision)
 
         def forward(input: Tensor) -> Tensor:  # noqa: A002 - torch.nn's own name for it
             if not torch.is_grad_enabled():

@@ -31,15 +31,35 @@ from torch import Tensor
 
 from forebear.errors import ForebearError
 from forebear.files import fingerprint
+from forebear.gradients.steps import timed
 from forebear.randomness import keyed_integers, keyed_permutation, keyed_signs
 
-PROJECTION_VERSION = 3
+PROJECTION_VERSION = 4
 """Raised whenever the same settings would give other numbers, in embeddings too."""
 
 Mode = Literal["fast", "default", "exact"]
 
-CHANNELS: dict[Mode, tuple[int, int] | None] = {"fast": (8, 8), "default": (32, 16), "exact": None}
-"""Output and input channels that are kept of a large weight."""
+
+@dataclass(frozen=True)
+class KeptChannels:
+    """(output, input) channels that are kept of a large weight."""
+
+    spatial: tuple[int, int]
+    """Of a kernel with several taps, all of which are kept."""
+    pointwise: tuple[int, int]
+    """Of a linear layer or a 1x1 convolution: as many numbers as nine taps leave, and so no slower to contract. Where
+    they join a skip connection, such layers can hold most of a gradient."""
+
+    def of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Of a weight of two channel axes and then its taps."""
+        return self.pointwise if prod(shape[2:]) == 1 else self.spatial
+
+
+CHANNELS: dict[Mode, KeptChannels | None] = {
+    "fast": KeptChannels(spatial=(8, 8), pointwise=(32, 16)),
+    "default": KeptChannels(spatial=(32, 16), pointwise=(128, 32)),
+    "exact": None,
+}
 
 SMALL_WEIGHT = 4096
 """Weights of at most so many numbers are not projected by channels."""
@@ -79,7 +99,8 @@ def project_channels(x: Tensor, matrix: Tensor | None, axis: int) -> Tensor:
     """x [rows, ..., C, ...] to [rows, ..., c, ...] by a matrix [C, c] on one axis; None changes nothing."""
     if matrix is None:
         return x
-    return torch.movedim(torch.movedim(x, axis, -1) @ matrix, -1, axis)
+    with timed("project"):
+        return torch.movedim(torch.movedim(x, axis, -1) @ matrix, -1, axis)
 
 
 class Projection:
@@ -101,7 +122,7 @@ class Projection:
         self.dim = config.dim or self.size
         kept = None if config.dim is None else CHANNELS[config.mode]
         self._axes = {name: sides for name, sides in (axes or {}).items() if kept and prod(shapes[name]) > SMALL_WEIGHT}
-        self._kept = kept or (0, 0)
+        self._kept = {name: kept.of(shapes[name]) for name in self._axes} if kept else {}
         self._channels = {name: self._channel_projection(name) for name in self._axes}
         self.shapes = {name: self._folded_shape(name) for name in shapes}
         """Of what is folded: the parameters' own shapes, fewer channels where those are projected."""
@@ -116,7 +137,7 @@ class Projection:
         return ChannelProjection(*(None if m is None else m.to(like) for m in (found.inputs, found.outputs)))
 
     def _channel_projection(self, name: str) -> ChannelProjection:
-        keep_out, keep_in = self._kept
+        keep_out, keep_in = self._kept[name]
         out_axis, in_axis = self._axes[name]
         shape = self.full_shapes[name]
         return ChannelProjection(
@@ -139,7 +160,7 @@ class Projection:
 
     def _folded_shape(self, name: str) -> tuple[int, ...]:
         shape = list(self.full_shapes[name])
-        for axis, keep in zip(self._axes.get(name, ()), self._kept, strict=False):
+        for axis, keep in zip(self._axes.get(name, ()), self._kept.get(name, ()), strict=True):
             shape[axis] = min(shape[axis], keep)
         return tuple(shape)
 
@@ -195,8 +216,8 @@ class Projection:
 
     def reference(self, name: str, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
         """The projection of one parameter's gradient, [*its shape] to [dim]: float64 NumPy, by the formulas."""
-        sides = ("outputs", "inputs")
-        for axis, keep, side in zip(self._axes.get(name, ()), self._kept, sides, strict=False):
+        sides = ("outputs", "inputs") if name in self._axes else ()
+        for axis, keep, side in zip(self._axes.get(name, ()), self._kept.get(name, ()), sides, strict=True):
             count = gradient.shape[axis]
             if count > keep:
                 columns, signs = self._channel_hash(name, side, count, keep)

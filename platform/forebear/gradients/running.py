@@ -13,7 +13,8 @@ from forebear.gradients.operators import Operator
 from forebear.gradients.projection import ChannelProjection, Projection, project_channels
 
 Precision = Literal["float32", "bfloat16"]
-"""What linear layers and convolutions multiply in. Sums, normalisations and attention stay in float32."""
+"""What linear layers and convolutions multiply in, but for the output layer. Sums, normalisations and attention stay in
+float32."""
 
 Receive = Callable[[Tensor, Tensor | None], None]
 """Takes the output's projected gradient, and its sum over positions for the bias."""
