@@ -33,8 +33,9 @@ bench: bootstrap ## run the benchmarks
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
 	@test -n '$(BENCHMARKS)' || echo 'tests/bench holds no benchmark yet'
 
-bench-gradients: bootstrap ## speed and fidelity of the gradient engine, half an hour (DATASET=images, OUTPUT=docs/name)
-	@$(BIN)/python tests/bench/bench_gradients.py --dataset '$(DATASET)' $(if $(OUTPUT),--output '$(OUTPUT)')
+bench-gradients: bootstrap ## speed and fidelity of the gradient engine, half an hour (DATASET=images, OUTPUT=docs/name, PEERS=no)
+	@$(BIN)/python tests/bench/bench_gradients.py --dataset '$(DATASET)' $(if $(OUTPUT),--output '$(OUTPUT)') \
+		$(if $(filter no,$(PEERS)),--without-peers)
 
 constraints: ## resolve every version anew into deploy/local/constraints.txt
 	@bash deploy/local/freeze.sh

@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,12 +19,12 @@ import numpy as np
 import torch
 from gradient_bench import fidelity, models, report
 from gradient_bench.memory import extra_memory
-from gradient_bench.peers import Peers, environment
-from gradient_bench.timing import interleave
+from gradient_bench.peers import Peers, earlier, environment
 from gradient_bench.variants import DIMS, STEP, sketches, works
 
 from forebear.data import DataConfig, TrainingSet, open_training_set
 from forebear.diffusion.model import DiffusionModel
+from forebear.jobs.doctor_costs import interleave
 from forebear.progress import progress
 
 
@@ -68,8 +69,9 @@ class Bench:
     def speed(self) -> None:
         batch = models.timing_batch(self.model, self.timed)
         ready = {name: prepare() for name, prepare in works(batch, self.sketches).items()}
-        for name, cost in interleave(ready, self.plan.rounds, self.plan.rows, f"{self.name}: speed").items():
-            self.results[name] = asdict(cost)
+        with progress(f"{self.name}: speed", (self.plan.rounds + 1) * len(ready), "runs") as bar:
+            costs = interleave(ready, self.plan.rows, torch.device("cpu"), bar, self.plan.rounds, longest=inf)
+        self.results = {name: asdict(cost) for name, cost in costs.items()}
 
     def truth(self) -> None:
         """Whole gradients at every timestep, for `fidelity` and for the peers."""
@@ -135,7 +137,7 @@ def run(plans: Mapping[str, Plan], source: str, cache: Path, python: Path | None
         "machine": report.machine(),
         "load": [before, os.getloadavg()[0]],
         "models": {bench.name: bench.summary() for bench in benches},
-        **({"peers": {"model": PEERS_ON, **peers.finish()}} if peers else {}),
+        **({"peers": {"model": PEERS_ON, "kept": False, **peers.finish()}} if peers else {}),
     }
 
 
@@ -152,19 +154,23 @@ def main() -> None:
     parser.add_argument("--dataset", default="openmoji", help="Parquet, a folder of images, openmoji or digits")
     parser.add_argument("--cache", type=Path, default=Path("runs/bench-gradients"), help="keeps models and peers")
     parser.add_argument("--output", type=Path, help="without suffix; default: gradients-benchmark in the cache")
-    parser.add_argument("--no-peers", action="store_true", help="leave other libraries out")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="run no other libraries, and keep what the output says of them"
+    )
     parser.add_argument("--quick", action="store_true", help="one tiny model, no peers: does the benchmark work?")
     arguments = parser.parse_args()
     models.one_thread()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    with_peers = not (arguments.quick or arguments.no_peers)
-    python = environment(arguments.cache / "peers") if with_peers else None
+    stem = arguments.output or arguments.cache / "gradients-benchmark"
+    without_peers = arguments.quick or arguments.without_peers
+    python = None if without_peers else environment(arguments.cache / "peers")
     plans = QUICK if arguments.quick else FULL
     results = run(plans, arguments.dataset, arguments.cache, python, quick=arguments.quick)
-    stem = arguments.output or arguments.cache / "gradients-benchmark"
+    if without_peers and (kept := earlier(stem.with_suffix(".json"))):
+        results["peers"] = {**kept, "kept": True}
     report.write(results, stem)
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))
-    if not report.draw(stem, python):
+    if not report.draw(stem, arguments.cache / "peers/bin/python"):
         print("no picture: matplotlib is not there; it comes with the peers")
 
 

@@ -1,68 +1,47 @@
-"""The gradient benchmark: its statistics, and a quick run of all of it on a tiny model."""
+"""The gradient benchmark: what it keeps of the peers, and a quick run of all of it on a tiny model."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
-import torch
 
 BENCH = Path(__file__).parent
+PEERS = {
+    "model": "S",
+    "kept": False,
+    "measured": "2026-01-31",
+    "rows": 4,
+    "timesteps": [200],
+    "versions": {"trak": "1.0"},
+    "variants": {"trak": {"samples_per_second": 2.0, "ratio": 0.5, "low": 0.4, "high": 0.6}},
+}
 
 
-@pytest.fixture
-def fidelity(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+@pytest.mark.parametrize("dated", [True, False])
+def test_peers_of_earlier_results_are_kept_with_their_date(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dated: bool
+) -> None:
     monkeypatch.syspath_prepend(BENCH)
-    from gradient_bench import fidelity
+    from gradient_bench.peers import earlier
 
-    return fidelity
-
-
-def test_true_gradients_agree_wholly_with_themselves(fidelity: ModuleType) -> None:
-    true = fidelity.Gram.of(torch.randn(12, 40, generator=torch.Generator().manual_seed(0)))
-    found = fidelity.compare(true, true)
-    agreement = (found.inner_spearman, found.cosine_spearman, found.inner_pearson, found.cosine_pearson, found.top)
-    assert agreement == pytest.approx((1.0,) * 5)
-    assert (found.cosine_error, found.norm_error) == (0.0, 0.0)
-
-
-def test_noise_lowers_every_figure_and_scale_changes_rankings_not_at_all(fidelity: ModuleType) -> None:
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(12, 40, generator=generator)
-    true = fidelity.Gram.of(vectors)
-    noisy = fidelity.Gram.of(vectors + 0.3 * torch.randn(12, 40, generator=generator))
-    found = fidelity.compare(noisy, true)
-    assert 0.5 < found.cosine_spearman < 0.99
-    assert found.top < 1.0
-    assert found.cosine_error > 0.02
-    assert found.norm_error > 0.02
-    scaled = fidelity.compare(fidelity.Gram.of(3 * vectors), true)
-    assert (scaled.inner_spearman, scaled.cosine_error) == pytest.approx((1.0, 0.0), abs=1e-6)
-
-
-def test_a_picture_is_not_its_own_neighbour(fidelity: ModuleType) -> None:
-    angles = torch.linspace(0, 1.5, 8)
-    true = fidelity.Gram.of(torch.stack([angles.cos(), angles.sin()], 1))
-    # Cosines of another order everywhere: the nearest become the farthest, and only overlap by number is left.
-    turned = fidelity.Gram(np.ones((8, 8)) + np.eye(8) - true.inner, np.ones(8))
-    # Seven others, five wanted: of the farthest five, at least three are among the nearest five.
-    assert fidelity.compare(turned, true).top == pytest.approx(3 / 5)
-
-
-def test_cost_is_the_median_of_the_ratios_within_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(BENCH)
-    from gradient_bench.timing import cost
-
-    found = cost([2.0, 20.0, 4.0], [1.0, 10.0, 1.0], samples=8)
-    assert (found.ratio, found.low, found.high, found.samples_per_second) == (0.5, 0.375, 0.5, 2.0)
+    file = tmp_path / "found.json"
+    assert earlier(file) is None
+    file.write_text(json.dumps({"models": {}}))
+    assert earlier(file) is None
+    peers = {key: value for key, value in PEERS.items() if dated or key != "measured"}
+    file.write_text(json.dumps({"peers": peers}))
+    os.utime(file, (86400, 86400))
+    assert earlier(file) == PEERS | ({} if dated else {"measured": "1970-01-02"})
 
 
 @pytest.mark.slow
 def test_quick_run_measures_every_variant(tmp_path: Path) -> None:
     command = [sys.executable, BENCH / "bench_gradients.py", "--quick", "--dataset", "digits"]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/found.json").write_text(json.dumps({"peers": PEERS}))
     subprocess.run([*command, "--cache", tmp_path / "cache", "--output", tmp_path / "docs/found"], check=True)
     results = json.loads((tmp_path / "docs/found.json").read_text(encoding="utf-8"))
     variants = results["models"]["tiny"]["variants"]
@@ -74,3 +53,6 @@ def test_quick_run_measures_every_variant(tmp_path: Path) -> None:
     assert sketched["forebear exact, k=256, float32"]["own"]["norm_error"] < 1e-4
     page = (tmp_path / "docs/found.md").read_text(encoding="utf-8")
     assert all(f"| {name} |" in page for name in variants)
+    assert results["peers"] == PEERS | {"kept": True}
+    assert "| trak | 0.50 | 0.40–0.60 | 2 |" in page
+    assert "Measured on 2026-01-31, and kept since" in page

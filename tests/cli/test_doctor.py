@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from forebear.diffusion.model import DiffusionModel
 from forebear.gradients import layer_rule, layers
 from forebear.gradients.diagnosis import plain_gradients
-from forebear.jobs.doctor_costs import sweep
-from forebear.jobs.doctor_fidelity import Gram, Setting, compare, spearman
+from forebear.jobs.doctor_costs import cost, sweep
 from forebear.jobs.doctor_subject import Subject
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.run import Run
@@ -31,11 +30,12 @@ def examined(embedded_run: Path, forebear, tmp_path_factory: pytest.TempPathFact
 
 def test_report_is_complete(examined: tuple[str, dict]) -> None:
     output, found = examined
-    for title in ("coverage", "largest relative error", "fidelity", "throughput", "memory", "recommended", "all right"):
+    titles = ("coverage", "largest relative error", "fidelity", "throughput", "memory", "where the time goes")
+    for title in (*titles, "recommended", "all right"):
         assert title in output
     assert set(found) == {
-        *("settings", "bfloat16", "memory_budget", "coverage", "exactness", "fidelity", "throughput", "memory"),
-        *("recommendation", "problems"),
+        *("settings", "bfloat16", "bfloat16_layers", "memory_budget", "coverage", "exactness", "fidelity"),
+        *("throughput", "memory", "time", "recommendation", "problems"),
     }
     assert found["problems"] == []
     assert found["settings"]["projection"]["dim"] == 4096
@@ -72,33 +72,69 @@ def test_fidelity_is_scipys_on_whole_gradients(examined: tuple[str, dict], embed
     subject = Subject.of_run(Run(embedded_run), EmbedConfig(), 6, 2)
     denoiser = subject.model.denoiser
     engine = GradientEngine(denoiser, ProjectionConfig(dim=2048))
-    pairs, correlations, ratios = np.triu_indices(6, 1), [], []
+    pairs, correlations, spreads = np.triu_indices(6, 1), [], []
     for timestep in subject.timesteps:
         measure = subject.at(timestep)
         true = plain_gradients(denoiser, [name for name, _ in denoiser.named_parameters()], measure, 6)
         batch = engine.measure(lambda measure=measure: measure(slice(0, 6)))
-        units = [
-            vectors / norms[:, None] for vectors, norms in ((true, true.norm(dim=1)), (batch.vectors, batch.norms))
-        ]
+        # Each divided by its own norm, as embeddings are, and not by the norm that the engine reports.
+        units = [vectors / vectors.norm(dim=1, keepdim=True) for vectors in (true, batch.vectors)]
         one, other = ((unit @ unit.T).numpy()[pairs] for unit in units)
         correlations.append(spearmanr(one, other).statistic)
-        ratios += (batch.norms / true.norm(dim=1)).tolist()
+        spreads.append(float((batch.norms / true.norm(dim=1)).std(correction=0)))
     rows = examined[1]["fidelity"]["rows"]
     row = next(r for r in rows if r["setting"] == {"mode": "default", "dim": 2048, "precision": "float32"})
-    assert row["cosine"] == pytest.approx(np.mean(correlations), abs=1e-6)
-    assert row["norm_spread"] == pytest.approx(np.std(ratios), abs=1e-4)
+    assert row["mean"]["cosine_spearman"] == pytest.approx(np.mean(correlations), abs=1e-6)
+    assert row["mean"]["norm_error"] == pytest.approx(np.mean(spreads), abs=1e-4)
 
 
-def test_spearman_is_scipys_with_ties() -> None:
-    one, other = np.array([3.0, 1.0, 1.0, 2.0, 9.0]), np.array([1.0, 1.0, 5.0, 2.0, 2.0])
-    assert spearman(one, other) == pytest.approx(spearmanr(one, other).statistic)
+def test_shares_of_the_time_add_up(examined: tuple[str, dict]) -> None:
+    found = examined[1]["time"]
+    assert set(found["shares"]) == {"read", "forward", "backward", "project", "contract", "fold", "rest", "write"}
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert all(found["seconds"][step] > 0 for step in ("read", "forward", "backward", "contract", "fold", "write"))
 
 
-def test_gradient_of_zero_has_cosine_zero() -> None:
-    vectors = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-    gram = Gram.of(vectors, vectors.norm(dim=1))
-    assert gram.cosines[1].tolist() == [0, 0, 0]
-    assert compare(Setting("exact", None, "float32"), [gram], [gram]).cosine == pytest.approx(1)
+def test_bfloat16_reaches_all_layers_but_the_last(examined: tuple[str, dict], embedded_run: Path) -> None:
+    denoiser = DiffusionModel.load(embedded_run / "model").denoiser
+    layers = sum(type(part) in (nn.Conv2d, nn.Linear) for part in denoiser.modules())
+    found = examined[1]["bfloat16_layers"]
+    assert (found["layers"], found["low"]) == (layers, layers - 1)
+    assert 0.5 < found["share"] < 1
+
+
+def test_cost_is_the_median_of_the_ratios_within_rounds() -> None:
+    found = cost([2.0, 20.0, 4.0], [1.0, 10.0, 1.0], samples=8)
+    assert (found.ratio, found.low, found.high, found.samples_per_second) == (0.5, 0.375, 0.5, 2.0)
+
+
+def test_every_checkpoint_is_examined_or_one(embedded_run: Path, forebear, tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    call = ("doctor", "--run", embedded_run, *QUICK, "--min-fidelity", 0, "--json", file)
+    result = forebear(*call, "--all-checkpoints")
+    assert result.exit_code == 0, result.output
+    names = [folder.name for folder in sorted((embedded_run / "checkpoints").iterdir())]
+    found = json.loads(file.read_text())
+    rows = {row["name"]: row["fidelity"]["mean"]["inner_pearson"] for row in found["checkpoints"]}
+    assert list(rows) == names
+    assert len(names) == 2
+    assert rows[names[1]] == pytest.approx(own_pearson(found), abs=1e-4)
+    assert rows[names[0]] != pytest.approx(own_pearson(found), abs=1e-4)
+    assert forebear(*call, "--checkpoint", names[0]).exit_code == 0
+    assert rows[names[0]] == pytest.approx(own_pearson(json.loads(file.read_text())), abs=1e-4)
+
+
+def own_pearson(found: dict) -> float:
+    """Of inner products, at the k that the run was embedded with."""
+    own = {"mode": "default", "dim": 64, "precision": "float32"}
+    return next(row["mean"]["inner_pearson"] for row in found["fidelity"]["rows"] if row["setting"] == own)
+
+
+def test_unknown_checkpoint_is_refused_by_name(embedded_run: Path, forebear) -> None:
+    result = forebear("doctor", "--run", embedded_run, "--checkpoint", "step-9")
+    assert result.exit_code != 0
+    assert "no checkpoint 'step-9'; there are step-" in str(result.exception) + result.output
+    assert forebear("doctor", "--model", "m", "--data", "digits", "--all-checkpoints").exit_code == 2
 
 
 def test_poor_settings_are_refused(embedded_run: Path, forebear) -> None:

@@ -8,9 +8,9 @@ from forebear.errors import ForebearError
 from forebear.gradients import GradientEngine, ProjectionConfig, layer_rule, layers
 from forebear.gradients.diagnosis import (
     TAKEN_OUT,
+    EngineOfSeveral,
     Measure,
     coverage_rows,
-    engine_of_several,
     exactness,
     layer_errors,
     plain_gradients,
@@ -146,7 +146,7 @@ def test_several_lengths_at_once_are_those_of_one_each(mode: str) -> None:
     def measurement() -> Tensor:
         return module(x).square().sum(1)
 
-    together = engine_of_several(module, mode, (100, 300), 7, ("*",), "float32").measure(measurement)
+    together = EngineOfSeveral(module, mode, (100, 300), 7, ("*",), "float32").measure(measurement)
     for dim, part in zip((100, 300), together.vectors.split([100, 300], 1), strict=True):
         alone = GradientEngine(module, ProjectionConfig(dim=dim, seed=7, mode=mode)).measure(measurement)
         torch.testing.assert_close(part, alone.vectors)

@@ -1,6 +1,6 @@
 """The gradient engine: per-sample gradients of a module's parameters, projected to vectors of fixed length."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from forebear.gradients.capture import Call, Capture
 from forebear.gradients.coverage import LayerGroup, channel_axes, cover
 from forebear.gradients.projection import Projection, ProjectionConfig
 from forebear.gradients.running import Precision
+from forebear.gradients.steps import timed
 
 _CHUNK_ON_CPU = 2**20
 _CHUNK_ON_ACCELERATOR = 2**26
@@ -61,8 +62,14 @@ class GradientEngine:
             )
         names = [share.name for share in self.coverage.covered]
         shapes = {name: tuple(module.get_parameter(name).shape) for name in names}
-        self._projection = Projection(projection, shapes, channel_axes(self._groups))
+        self._projection = self.make_projection(projection, shapes, channel_axes(self._groups))
         self.self_test()
+
+    def make_projection(
+        self, config: ProjectionConfig, shapes: Mapping[str, tuple[int, ...]], axes: Mapping[str, tuple[int, int]]
+    ) -> Projection:
+        """What makes the vectors; an engine of another kind of vectors has one of its own."""
+        return Projection(config, shapes, axes)
 
     @property
     def dim(self) -> int:
@@ -104,12 +111,14 @@ class GradientEngine:
         Raises ModelError when the forward pass cannot be followed, ForebearError when a gradient is not finite.
         """
         with torch.inference_mode(False), torch.enable_grad(), self._capture() as capture:
-            values = per_sample()
+            with timed("forward"):
+                values = per_sample()
             _check_measurements(values, group)
             gradients = _BatchGradients(self._projection, len(values) // group, group, values.device)
             capture.start(len(values), gradients.add)
-            values.sum().backward()  # type: ignore[no-untyped-call]
-            capture.finish()
+            with timed("backward"):
+                values.sum().backward()  # type: ignore[no-untyped-call]
+                capture.finish()
         return GradientBatch(
             vectors=gradients.vectors,
             norms=gradients.norms(),
@@ -164,9 +173,12 @@ class _BatchGradients:
         squares = self.vectors.new_zeros(samples)  # [B]
         for start in range(0, samples, step):
             part = slice(start, min(start + step, samples))
-            for name, gradient in self._contract(calls, part).items():
-                squares[part] += torch.linalg.vector_norm(gradient, dim=1).square()
-                self._projection.add(self.vectors[part], name, gradient)
+            with timed("contract"):
+                gradients = self._contract(calls, part)
+            with timed("fold"):
+                for name, gradient in gradients.items():
+                    squares[part] += torch.linalg.vector_norm(gradient, dim=1).square()
+                    self._projection.add(self.vectors[part], name, gradient)
         self._squares[group.name] = squares
 
     def _elements_per_sample(self, group: LayerGroup, calls: Sequence[Call]) -> int:

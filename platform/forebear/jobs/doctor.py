@@ -1,12 +1,14 @@
 """Examines a model on its own pictures before anything is spent: what is covered, how right, how faithful, how fast."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from forebear.diffusion.checkpoint import attributed_checkpoints
 from forebear.errors import ForebearError
+from forebear.gradients.arithmetic import LowPrecision, low_precision
 from forebear.gradients.diagnosis import (
     CoverageRow,
     PathErrors,
@@ -17,12 +19,25 @@ from forebear.gradients.diagnosis import (
     sketch_error,
 )
 from forebear.gradients.engine import GradientEngine
+from forebear.gradients.fidelity import Gram
 from forebear.gradients.projection import CHANNELS, Mode, ProjectionConfig
 from forebear.gradients.running import Precision
-from forebear.jobs.doctor_costs import BatchCost, Cost, Work, bfloat16_hardware, free_memory, interleave, sweep
-from forebear.jobs.doctor_fidelity import DIMS, Fidelity, Gram, Setting, compare, measured, truths
+from forebear.jobs.doctor_costs import (
+    ROUNDS,
+    BatchCost,
+    Cost,
+    Work,
+    bfloat16_hardware,
+    free_memory,
+    interleave,
+    seconds_of,
+    sweep,
+)
+from forebear.jobs.doctor_fidelity import DIMS, Fidelity, Setting, measured, truths
 from forebear.jobs.doctor_subject import Subject
+from forebear.jobs.doctor_time import TimeSplit, time_split
 from forebear.progress import progress
+from forebear.run import Run
 
 LARGEST_ERROR = 1e-4
 """Relative error of a layer's gradient above which the engine is wrong."""
@@ -33,6 +48,8 @@ LARGEST_COSINE_ERROR = 0.05
 orthogonal: related ones still stand out."""
 CHECKED = 4
 """Samples of the exactness check."""
+QUICK = 0.5
+"""Seconds that a training step of 8 rows may take for throughput to be measured with more."""
 STEP = "training step"
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
@@ -43,8 +60,13 @@ class Exactness:
 
     samples: int
     paths: list[PathErrors]
-    own: float | None
+    own: float
     """Largest relative error of the vectors of the run's own mode and length, in float32."""
+
+    @property
+    def worst(self) -> float:
+        """Of all paths."""
+        return max([self.own, *(path.worst for path in self.paths)])
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,16 @@ class Recommendation:
         setting = self.setting
         dim = "" if setting.dim is None else f" --dim {setting.dim}"
         return f"--mode {setting.mode}{dim} --precision {setting.precision} --batch-size {self.batch_size}"
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """Whether the run's own settings are right at one checkpoint."""
+
+    name: str
+    error: float
+    """The largest relative error of all paths against autograd."""
+    fidelity: Fidelity
 
 
 class Doctor:
@@ -84,6 +116,8 @@ class Doctor:
         rows, coverage = coverage_rows(self.denoiser, self._patterns)
         self._names = [share.name for share in coverage.covered]
         self.found["coverage"] = [asdict(row) for row in rows]
+        # What cannot be covered is a problem of its own; everything else is found out about the rest.
+        self._patterns = (*self._patterns, *(f"!{share.name}" for share in coverage.uncovered))
         if coverage.uncovered:
             self.problems.append(
                 f"{coverage.uncovered_share:.2%} of the selected parameters cannot be covered: "
@@ -110,7 +144,7 @@ class Doctor:
                 bar.total += 1
                 bar.advance(1, path.path)
                 paths.append(path)
-            engine = GradientEngine(self.denoiser, self._projection(), self._patterns, allow_uncovered=True)
+            engine = GradientEngine(self.denoiser, self._projection(), self._patterns)
             own = sketch_error(engine, measure, true)
             bar.advance(1, "the run's own settings")
         for path in paths:
@@ -129,16 +163,14 @@ class Doctor:
             raise ForebearError(f"dim {own.dim} is larger than the gradient, {self.parameter_count}; choose less")
         return own
 
-    def fidelity(self) -> tuple[list[Fidelity], bool]:
-        """The settings, and whether the truth was folded because whole gradients would not fit in the budget."""
+    def fidelity(self, *, only_own: bool = False) -> tuple[list[Fidelity], bool]:
+        """Of several settings, or only of the run's own, and whether the truth was folded.
+
+        It is where whole gradients would not fit in the budget.
+        """
         count = self.parameter_count
         folded = 2 * 4 * count * len(self.subject) > self.budget
-        dims = sorted({dim for dim in (*DIMS, self._own.dim) if dim is not None and dim <= count})
-        plan: list[tuple[Mode, list[int | None], Precision]] = [
-            (mode, list(dims), precision) for mode in ("fast", "default") for precision in PRECISIONS if dims
-        ]
-        if self._own not in [Setting(mode, dim, precision) for mode, each, precision in plan for dim in each]:
-            plan.append((self._own.mode, [self._own.dim], self._own.precision))
+        plan = [(self._own.mode, [self._own.dim], self._own.precision)] if only_own else self._plan()
         grams: dict[Setting, list[Gram]] = {}
         with progress("fidelity", len(plan) + 1, "passes") as bar:
             true = list(truths(self.subject, self._names, self._patterns, folded))
@@ -147,37 +179,54 @@ class Doctor:
             for mode, each, precision in plan:
                 grams |= measured(self.subject, self._patterns, mode, each, precision, rows)
                 bar.advance(1, f"{mode}, {precision}")
-        found = [compare(setting, gram, true) for setting, gram in grams.items()]
+        found = [Fidelity.of(setting, gram, true) for setting, gram in grams.items()]
         self.found["fidelity"] = {"truth_folded": folded, "rows": [asdict(row) for row in found]}
-        own = next(row for row in found if row.setting == self._own)
-        if not (own.cosine >= self.min_fidelity or own.cosine_error <= LARGEST_COSINE_ERROR):
+        self._check_own(next(row for row in found if row.setting == self._own))
+        return found, folded
+
+    def _plan(self) -> list[tuple[Mode, list[int | None], Precision]]:
+        """Modes, lengths and precisions to compare, the run's own among them."""
+        dims = sorted({dim for dim in (*DIMS, self._own.dim) if dim is not None and dim <= self.parameter_count})
+        plan: list[tuple[Mode, list[int | None], Precision]] = [
+            (mode, list(dims), precision) for mode in ("fast", "default") for precision in PRECISIONS if dims
+        ]
+        if self._own not in [Setting(mode, dim, precision) for mode, each, precision in plan for dim in each]:
+            plan.append((self._own.mode, [self._own.dim], self._own.precision))
+        return plan
+
+    def _check_own(self, own: Fidelity) -> None:
+        spearman, error = own.mean.cosine_spearman, own.mean.cosine_error
+        if not (spearman >= self.min_fidelity or error <= LARGEST_COSINE_ERROR):
             self.problems.append(
                 f"the settings {own.setting.mode}, k = {own.setting.dim}, {own.setting.precision} rank pictures at "
-                f"{own.cosine:.3f} of cosines (Spearman), below {self.min_fidelity}, with an error of "
-                f"{own.cosine_error:.3f}: raise --dim, or use another mode"
+                f"{spearman:.3f} of cosines (Spearman), below {self.min_fidelity}, with an error of {error:.3f}: raise "
+                "--dim, or use another mode"
             )
-        return found, folded
 
     def throughput(self) -> dict[tuple[Mode, Precision], Cost]:
         """By mode and precision, at the run's own length: speed and ratio to a plain float32 training step."""
-        rows = min(self.config.batch_size, 32 if self.device.type == "cuda" else 8)
+        rows = self._rows()
         modes: list[Mode] = [mode for mode in CHANNELS if mode in ("fast", "default", self._own.mode)]
         keys: dict[str, tuple[Mode, Precision]] = {f"{m}, {p}": (m, p) for m in modes for p in PRECISIONS}
         works: dict[str, Work] = {STEP: self._step(rows)}
         works |= {name: self._work(Setting(m, self._own.dim, p), rows) for name, (m, p) in keys.items()}
-        with progress("throughput", 10, "rounds") as bar:
+        with progress("throughput", (ROUNDS + 1) * len(works), "runs") as bar:
             costs = interleave(works, rows, self.device, bar)
         self.found["throughput"] = {"rows": rows, **{name: asdict(cost) for name, cost in costs.items()}}
         return {key: costs[name] for name, key in keys.items()}
 
+    def _rows(self) -> int:
+        """As many as the settings' batch has, up to 32; on a CPU fewer of a network that takes long."""
+        most = min(self.config.batch_size, 32)
+        few = min(self.config.batch_size, 8)
+        step = self._step(few)
+        step()  # warms up
+        return most if self.device.type == "cuda" or seconds_of(step, self.device) < QUICK else few
+
     def _step(self, rows: int) -> Work:
-        """Forward and backward with every parameter's gradient; no optimiser."""
-        measure, denoiser = self.subject.mixed(rows), self.denoiser
-        parameters = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-        if not parameters:
-            parameters = [denoiser.get_parameter(name) for name in self._names]
-            for parameter in parameters:
-                parameter.requires_grad_(True)
+        """Forward and backward with the gradients of the covered parameters; no optimiser."""
+        measure = self.subject.mixed(rows)
+        parameters = [self.denoiser.get_parameter(name).requires_grad_(True) for name in self._names]
 
         def work() -> None:
             torch.autograd.grad(measure(slice(0, rows)).sum(), parameters, allow_unused=True)
@@ -186,11 +235,15 @@ class Doctor:
 
     def _work(self, setting: Setting, rows: int) -> Work:
         config = ProjectionConfig(dim=setting.dim, seed=self.config.projection.seed, mode=setting.mode)
-        engine = GradientEngine(
-            self.denoiser, config, self._patterns, precision=setting.precision, allow_uncovered=True
-        )
+        engine = GradientEngine(self.denoiser, config, self._patterns, precision=setting.precision)
         measure = self.subject.mixed(rows)
         return lambda: engine.measure(lambda: measure(slice(0, rows)))
+
+    def low_precision(self) -> LowPrecision:
+        """What bfloat16 reaches of the network under the run's mode."""
+        found = low_precision(self._work(replace(self._own, precision="bfloat16"), 1))
+        self.found["bfloat16_layers"] = asdict(found)
+        return found
 
     def memory(self, setting: Setting) -> list[BatchCost]:
         """Peak memory and speed of one process by batch size."""
@@ -206,15 +259,25 @@ class Doctor:
     def choose(self, fidelity: list[Fidelity], costs: dict[tuple[Mode, Precision], Cost]) -> tuple[Setting, str]:
         """The fastest setting that is faithful enough, at its smallest length; else the most faithful one."""
         for bar in sorted({max(GOOD, self.min_fidelity), self.min_fidelity}, reverse=True):
-            able = [row for row in fidelity if min(row.inner, row.cosine) >= bar]
+            able = [row for row in fidelity if min(row.mean.inner_spearman, row.mean.cosine_spearman) >= bar]
             if able:
                 best = max(
                     able,
                     key=lambda row: (costs[row.setting.mode, row.setting.precision].ratio, -(row.setting.dim or 0)),
                 )
                 return best.setting, f"the fastest with Spearman {bar:g} or more, the smallest k of those"
-        best = min(fidelity, key=lambda row: (row.cosine_error != row.cosine_error, round(row.cosine_error, 3)))
-        return best.setting, f"the smallest error of cosines; none reaches Spearman {self.min_fidelity:g}"
+        smallest = min(row.mean.cosine_error for row in fidelity)
+        near = [row for row in fidelity if row.mean.cosine_error <= 1.02 * smallest]
+        best = max(near, key=lambda row: costs[row.setting.mode, row.setting.precision].ratio)
+        return best.setting, f"the smallest error of cosines, within 2 %; none reaches Spearman {self.min_fidelity:g}"
+
+    def time(self, setting: Setting, batch_size: int) -> TimeSplit:
+        """Where the time of an embedding with these settings goes."""
+        with progress("time", 1, "embeddings") as bar:
+            found = time_split(self.subject, self._patterns, setting, batch_size)
+            bar.advance(1)
+        self.found["time"] = {**asdict(found), "shares": found.shares}
+        return found
 
     def recommend(self, setting: Setting, reason: str, costs: list[BatchCost]) -> Recommendation:
         """The smallest batch that fits and comes within 5 % of the fastest that does."""
@@ -226,3 +289,25 @@ class Doctor:
         found = Recommendation(setting, rows, reason)
         self.found["recommendation"] = {**asdict(found), "options": found.options}
         return found
+
+    def checkpoint(self, name: str) -> CheckpointRow:
+        """The sections that depend on the weights, at the run's own settings."""
+        self.coverage()
+        exact = self.exactness()
+        (own,), _ = self.fidelity(only_own=True)
+        return CheckpointRow(name, exact.worst, own)
+
+
+def at_checkpoints(examined: Doctor, run: Run) -> list[CheckpointRow]:
+    """Examine the run's own settings at every checkpoint, and add what is wrong to the problems of `examined`."""
+    subject, rows = examined.subject, []
+    for checkpoint in attributed_checkpoints(run):
+        name = checkpoint.name
+        there = Subject.of_run(run, subject.config, len(subject), len(subject.timesteps), name)
+        doctor = Doctor(there, min_fidelity=examined.min_fidelity, budget=examined.budget)
+        try:
+            rows.append(doctor.checkpoint(name))
+        finally:
+            examined.problems += [f"at {name}: {problem}" for problem in doctor.problems]
+    examined.found["checkpoints"] = [asdict(row) for row in rows]
+    return rows

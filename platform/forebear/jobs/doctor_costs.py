@@ -3,7 +3,7 @@
 import ctypes
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -16,7 +16,7 @@ from forebear.progress import Progress
 Work = Callable[[], object]
 
 LONGEST = 20.0
-"""Seconds after which no further round of the interleaved runs begins, once there are three."""
+"""Seconds after which no further round of interleaved runs begins, once there are three."""
 ROUNDS = 9
 
 
@@ -48,42 +48,53 @@ class BatchCost:
         return None if self.peak is None else self.peak / self.rows
 
 
-def interleave(works: Mapping[str, Work], samples: int, device: torch.device, bar: Progress) -> dict[str, Cost]:
+def interleave(
+    works: Mapping[str, Work],
+    samples: int,
+    device: torch.device,
+    bar: Progress,
+    rounds: int = ROUNDS,
+    longest: float = LONGEST,
+) -> dict[str, Cost]:
     """Run every work once a round; the first is the yardstick, and a first round that warms up is not counted.
 
     Other processes slow all works of a round alike, and on a CPU process time leaves out the time they take themselves.
+    `bar` counts the works of rounds + 1 rounds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     started = time.monotonic()
-    for number in range(ROUNDS + 1):
-        if number > 3 and time.monotonic() - started > LONGEST:
+    for number in range(rounds + 1):
+        if number > 3 and time.monotonic() - started > longest:
             break
         for name, work in works.items():
             took = seconds_of(work, device)
             if number:
                 seconds[name].append(took)
-        bar.advance(1, f"round {number}")
+            bar.advance(1, name)
     yardstick = seconds[next(iter(works))]
-    return {name: _cost(found, yardstick, samples) for name, found in seconds.items()}
+    return {name: cost(found, yardstick, samples) for name, found in seconds.items()}
 
 
-def _cost(seconds: list[float], yardstick: list[float], samples: int) -> Cost:
+def cost(seconds: Sequence[float], yardstick: Sequence[float], samples: int) -> Cost:
+    """Of one work from the seconds of each round and those of the training step."""
     ratios = [step / own for own, step in zip(seconds, yardstick, strict=True)]
-    low, _, high = quantiles(ratios, n=4, method="inclusive")
+    low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Cost(samples / median(seconds), median(ratios), low, high)
 
 
 def seconds_of(work: Work, device: torch.device) -> float:
-    """Of processor time on a CPU; on CUDA, of the clock until the device is done."""
-    if device.type != "cuda":
-        start = time.process_time()
-        work()
-        return max(time.process_time() - start, 1e-9)
-    torch.cuda.synchronize(device)
-    start = time.perf_counter()
+    """By `now`."""
+    start = now(device)
     work()
+    return max(now(device) - start, 1e-9)
+
+
+def now(device: torch.device) -> float:
+    """Seconds of processor time on a CPU; on CUDA, of the clock when the device is done."""
+    if device.type != "cuda":
+        return time.process_time()
     torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return time.perf_counter()
 
 
 def sweep(make: Callable[[int], Work], sizes: list[int], budget: int, device: torch.device) -> list[BatchCost]:

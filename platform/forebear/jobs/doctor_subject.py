@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,12 +9,14 @@ from torch import Tensor
 
 from forebear.config import parse
 from forebear.data import DataConfig, TrainingSet, open_training_set
+from forebear.diffusion.checkpoint import attributed_checkpoints, load_checkpoint
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.noise import SHARED, draw_noise, stratified_timesteps
 from forebear.diffusion.pictures import Pictures
 from forebear.errors import ConfigError, ModelError
 from forebear.gradients.diagnosis import Measure
+from forebear.jobs.doctor_costs import now
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.randomness import keyed_permutation
 from forebear.run import Run
@@ -33,40 +34,49 @@ class Subject:
     """[N]: whose noise a picture meets, as in an embedding."""
     timesteps: tuple[int, ...]
     config: EmbedConfig
+    read_seconds: float
+    """Of processor time on a CPU, to read and encode one picture."""
 
     def __len__(self) -> int:
         return len(self.owners)
 
     @classmethod
-    def of_run(cls, run: Run, config: EmbedConfig, samples: int, timesteps: int) -> "Subject":
-        """The model and the training set of a run; raises ConfigError or ModelError when it has none."""
+    def of_run(
+        cls, run: Run, config: EmbedConfig, samples: int, timesteps: int, checkpoint: str | None = None
+    ) -> "Subject":
+        """The training set of a run, and its model at one of its checkpoints, the last unless it is named.
+
+        Raises ConfigError when there is no such checkpoint or no data, ModelError when there is no model.
+        """
         data = parse(DataConfig, run.section("data"), str(run.settings_file))
         if not run.model_folder.is_dir():
             raise ModelError(f"{run.folder} has no model yet; finish `forebear train`, or give --model and --data")
-        return cls.of_model(run.model_folder, data, config, samples, timesteps)
+        if checkpoint is None:
+            return cls.of(DiffusionModel.load(run.model_folder), data, config, samples, timesteps)
+        known = {one.name: one for one in attributed_checkpoints(run)}
+        if checkpoint not in known:
+            raise ConfigError(f"{run.folder} has no checkpoint {checkpoint!r}; there are {', '.join(known)}")
+        return cls.of(load_checkpoint(run, known[checkpoint]), data, config, samples, timesteps)
 
     @classmethod
-    def of_model(cls, folder: Path, data: DataConfig, config: EmbedConfig, samples: int, timesteps: int) -> "Subject":
-        """A diffusers directory, and pictures chosen by key from `data`; fewer than asked for where there are fewer."""
-        model = DiffusionModel.load(folder)
-        if timesteps > model.total_timesteps:
-            raise ConfigError(f"{timesteps} timesteps are asked for, the model has {model.total_timesteps}")
-        return cls.of_training_set(model, open_training_set(data), config, samples, timesteps)
-
-    @classmethod
-    def of_training_set(
-        cls, model: DiffusionModel, training_set: TrainingSet, config: EmbedConfig, samples: int, timesteps: int
+    def of(
+        cls, model: DiffusionModel, data: DataConfig, config: EmbedConfig, samples: int, timesteps: int
     ) -> "Subject":
+        """A model, and pictures chosen by key from `data`; fewer than asked for where there are fewer."""
+        training_set = open_training_set(data)
         rows = keyed_permutation(len(training_set), "doctor")[:samples].tolist()
         if len(rows) < 3:
             raise ConfigError(f"rankings need three pictures or more, and there are {len(rows)}; give more images")
-        pictures = Pictures(training_set, model)
+        device = next(model.denoiser.parameters()).device
         with torch.no_grad():
-            x0, condition = pictures.x0(rows), pictures.condition(rows)
+            _read(training_set, model, rows[:1])  # warms up
+            start = now(device)
+            x0, condition = _read(training_set, model, rows)
+            seconds = (now(device) - start) / len(rows)
         ids = [training_set.samples[row].id for row in rows]
         owners = [SHARED] * len(ids) if config.noise == "shared" else ids
         at = tuple(stratified_timesteps(timesteps, model.total_timesteps).tolist())
-        return cls(model, x0, condition, tuple(owners), at, config)
+        return cls(model, x0, condition, tuple(owners), at, config, seconds)
 
     def at(self, timestep: int) -> Measure:
         """Every picture at one timestep."""
@@ -90,3 +100,8 @@ class Subject:
             return self.model.per_sample_loss(clean[rows], at[rows], drawn[rows], own, self.config.loss)
 
         return losses
+
+
+def _read(training_set: TrainingSet, model: DiffusionModel, rows: Sequence[int]) -> tuple[Tensor, Condition]:
+    pictures = Pictures(training_set, model)
+    return pictures.x0(rows), pictures.condition(rows)

@@ -10,6 +10,7 @@ import torch
 
 from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ForebearError
+from forebear.jobs.doctor_costs import peak_memory
 from forebear.progress import progress
 from gradient_bench.models import one_thread, timing_batch
 from gradient_bench.variants import Sketch, works
@@ -37,23 +38,18 @@ def extra_memory(model: Path, pictures: Path, names: Sequence[str], label: str) 
     return found
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    line = next(line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
-
-
 def main() -> None:
     one_thread()
     folder, pictures, name = sys.argv[1:]
     batch = timing_batch(DiffusionModel.load(folder), torch.from_numpy(np.load(pictures)))
     chosen = tuple(sketch for sketch in (Sketch.parse(name),) if sketch)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts anew from here
-    before = _status("VmRSS")
-    work = works(batch, chosen)[name]()
-    for _ in range(2):
-        work()
-    print(_status("VmHWM") - before)
+
+    def measured() -> None:
+        work = works(batch, chosen)[name]()
+        for _ in range(2):
+            work()
+
+    print(peak_memory(measured, torch.device("cpu")))
 
 
 if __name__ == "__main__":

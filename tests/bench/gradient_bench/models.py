@@ -114,6 +114,9 @@ class Batch:
     def condition(self) -> Condition:
         return self.model.condition([""] * len(self.x0), [None] * len(self.x0))
 
+    def part(self, rows: slice) -> "Batch":
+        return Batch(self.model, self.x0[rows], self.timesteps[rows], self.noise[rows])
+
     def losses(self) -> Tensor:
         """float32[B]."""
         return self.model.per_sample_loss(self.x0, self.timesteps, self.noise, self.condition)

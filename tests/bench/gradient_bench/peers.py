@@ -1,9 +1,11 @@
 """Other libraries on the same weights and rows, in an environment and a process of their own."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import torch
 
 from forebear.errors import ForebearError
 from forebear.files import fingerprint
-from gradient_bench.fidelity import Gram, compare, summary
+from forebear.gradients.fidelity import Gram, compare
+from forebear.jobs.doctor_costs import cost
+from gradient_bench.fidelity import summary
 from gradient_bench.models import Batch
-from gradient_bench.timing import cost
 from gradient_bench.variants import STEP
 
 HERE = Path(__file__).parent
@@ -66,7 +69,9 @@ def _pip(python: Path, *arguments: str) -> None:
     command = [str(python), "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check", *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
-        raise ForebearError(f"{' '.join(command)} failed; --no-peers leaves the peers out:\n{finished.stderr[-2000:]}")
+        raise ForebearError(
+            f"{' '.join(command)} failed; --without-peers leaves the peers out:\n{finished.stderr[-2000:]}"
+        )
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,11 @@ class Peers:
     def finish(self) -> dict[str, Any]:
         """By name, cost against the training step of the same process, and the fidelity of those that project."""
         if self.process.wait():
-            raise ForebearError("the peers' process failed, see above; --no-peers leaves the peers out")
+            raise ForebearError("the peers' process failed, see above; --without-peers leaves the peers out")
         with np.load(self.results) as loaded:
             found = dict(loaded)
         return {
+            "measured": datetime.now(UTC).date().isoformat(),
             "rows": self.rows,
             "timesteps": list(self.truths),
             "versions": {name: str(value) for name, value in _named(found, "version").items()},
@@ -104,6 +110,18 @@ class Peers:
                 **{name: {"error": str(value)} for name, value in _named(found, "error").items()},
             },
         }
+
+
+def earlier(results: Path) -> dict[str, Any] | None:
+    """The peers' part of results that are there, and since when; None where there is none."""
+    try:
+        found: dict[str, Any] | None = json.loads(results.read_text(encoding="utf-8")).get("peers")
+    except FileNotFoundError:
+        return None
+    if found is None:
+        return None
+    written = datetime.fromtimestamp(results.stat().st_mtime, UTC).date().isoformat()
+    return {"measured": written, **found}
 
 
 def _save(batches: Sequence[Batch], rows: int, file: Path) -> None:

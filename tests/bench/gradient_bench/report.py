@@ -47,7 +47,7 @@ PEERS = """
 Run in an environment and a process of their own, {rows} rows at a time, with the same weights; speed is a multiple of
 the training step's in that process ({versions}). CPU default is the projector that TRAKer, or dattri's TracIn, takes
 by itself on a CPU: dense normal, k = 2048 and 512. Whole gradients where nothing is projected. The slowest ran once.
-Fidelity with a noise for each picture, one seed.
+Fidelity with a noise for each picture, one seed. Measured on {measured}{kept}.
 """
 
 
@@ -76,11 +76,10 @@ def write(results: Mapping[str, Any], stem: Path) -> None:
     write_text(stem.with_suffix(".md"), _page(results, stem.name))
 
 
-def draw(stem: Path, python: Path | None) -> bool:
-    """Make the picture beside the JSON, with matplotlib of this environment or else of the peers'; False without."""
-    if find_spec("matplotlib"):
-        python = Path(sys.executable)
-    if python is None:
+def draw(stem: Path, peers: Path) -> bool:
+    """Make the picture beside the JSON, with matplotlib of this environment or of the Python `peers`; False without."""
+    python = Path(sys.executable) if find_spec("matplotlib") else peers.absolute()
+    if not python.is_file():
         return False
     script = Path(__file__).with_name("picture.py")
     finished = subprocess.run([python, script, stem.with_suffix(".json"), stem.with_suffix(".png")], check=False)
@@ -112,7 +111,15 @@ def _page(results: Mapping[str, Any], stem: str) -> str:
     if "peers" in results:
         peers = results["peers"]
         versions = ", ".join(f"{name} {number}" for name, number in peers["versions"].items())
-        parts.append(PEERS.format(name=peers["model"], rows=peers["rows"], versions=versions))
+        parts.append(
+            PEERS.format(
+                name=peers["model"],
+                rows=peers["rows"],
+                versions=versions,
+                measured=peers["measured"],
+                kept=", and kept since: the run of this page left the peers out" if peers["kept"] else "",
+            )
+        )
         parts.append(f"\n{_costs(peers['variants'])}\n{_fidelities(peers['variants'], 'own')}")
     return "".join(parts)
 

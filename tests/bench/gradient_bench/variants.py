@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from forebear.gradients import GradientBatch, GradientEngine, Precision, ProjectionConfig
+from forebear.jobs.doctor_costs import Work
 from gradient_bench.models import Batch
 
 STEP = "training step"
 """R: what every cost is a ratio to."""
 
-Work = Callable[[], object]
 DIMS = (1024, 4096, 16384)
 """Of the mode `default`; the other modes are measured at the second."""
 
