@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,3 +66,13 @@ def fingerprint(value: Any) -> str:
     """32 hexadecimal digits that identify a JSON-like value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def fingerprint_of_items(items: Iterable[Any]) -> str:
+    """`fingerprint(list(items))` without ever holding the list."""
+    digest = hashlib.blake2b(b"[", digest_size=16)
+    for place, item in enumerate(items):
+        text = json.dumps(item, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        digest.update(f",{text}".encode() if place else text.encode())
+    digest.update(b"]")
+    return digest.hexdigest()

@@ -151,3 +151,15 @@ def test_an_empty_file_is_no_usable_image(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match="holds no usable image"):
         opened(tmp_path)
+
+
+def test_hundreds_of_files_are_one_training_set(tmp_path: Path, png: Png) -> None:
+    content = [png(seed) for seed in range(7)]
+    for number in range(200):
+        cells = [{"bytes": content[(number + row) % 7], "path": f"{number}-{row}.png"} for row in range(3)]
+        pq.write_table(pa.table({"image": cells}), tmp_path / f"train-{number:05d}.parquet", row_group_size=1)
+    opened_set = opened(tmp_path)
+    assert len(opened_set) == 600
+    for row in (599, 0, 300, 1, 598):
+        assert opened_set.picture(row).tobytes() == decode(content[(row // 3 + row % 3) % 7]).tobytes()
+        assert opened_set.samples[row].id == sample_id(f"{row // 3}-{row % 3}.png", content[(row // 3 + row % 3) % 7])

@@ -22,7 +22,7 @@ def data(
     group_columns: tuple[str, ...],
     listing: bool,
 ) -> None:
-    """Read SOURCE (openmoji, digits, a folder, or Parquet files) and say what is usable in it."""
+    """Read SOURCE (a folder, Parquet, tars, an Arrow directory, s3://..., openmoji, digits) and say what is usable."""
     columns = Columns(caption_column, label_column, group_columns)
     training_set = open_training_set(DataConfig(source, columns=columns, image_column=image_column))
     captioned = sum(bool(sample.caption) for sample in training_set.samples)

@@ -1,5 +1,6 @@
 """Image sources become samples: id, image, caption, groups."""
 
+from forebear.data.catalogue import Samples
 from forebear.data.columns import Columns
 from forebear.data.opening import DataConfig, open_training_set
 from forebear.data.sample import Quarantined, Sample, sample_id
@@ -10,6 +11,7 @@ __all__ = [
     "DataConfig",
     "Quarantined",
     "Sample",
+    "Samples",
     "Source",
     "TrainingSet",
     "open_training_set",

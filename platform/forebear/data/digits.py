@@ -1,12 +1,13 @@
 """The 1,797 handwritten 8 x 8 digits that come inside scikit-learn."""
 
+from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from forebear.data.sample import Quarantined, Sample, sample_id
+from forebear.data.sample import Sample, sample_id
 from forebear.errors import DataError
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -15,19 +16,16 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 class DigitsSource:
     """Handwritten digits; caption `digit three`, label 3, group `class`."""
 
-    def scan(self) -> tuple[list[Sample], list[Quarantined]]:
+    def scan(self) -> Iterator[Sample]:
         levels, labels = self._arrays
-        samples = [
-            Sample(
+        for row, label in enumerate(labels):
+            yield Sample(
                 id=sample_id(f"digits/{row}", levels[row].tobytes()),
                 locator=str(row),
                 caption=f"digit {NAMES[label]}",
                 label=int(label),
                 groups={"class": NAMES[label]},
             )
-            for row, label in enumerate(labels)
-        ]
-        return samples, []
 
     def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - digits have their own size
         return Image.fromarray(self._arrays[0][int(sample.locator)]).convert("RGB")

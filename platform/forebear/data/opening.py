@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import field
-from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic.dataclasses import dataclass
 
-from forebear.config import STRICT
+from forebear.config import STRICT, plain
+from forebear.data.catalogue import Samples
+from forebear.data.catalogue_cache import catalogue_of
 from forebear.data.columns import Columns
 from forebear.data.digits import DigitsSource
-from forebear.data.folder import FolderSource
+from forebear.data.locating import file_source
 from forebear.data.openmoji import OpenMojiSource
-from forebear.data.parquet import ParquetSource
-from forebear.data.sample import Sample
 from forebear.data.training_set import Source, TrainingSet
 from forebear.errors import ConfigError, DataError
 
@@ -22,11 +24,13 @@ class DataConfig:
     """Which images a model was, or is to be, trained on."""
 
     source: str
-    """`openmoji`, `digits`, a folder of images, or a Parquet file, folder or glob pattern."""
+    """`openmoji`, `digits`, a folder of images, or Parquet files, WebDataset tars, or a directory that Hugging Face's
+    `save_to_disk` wrote: a file, a folder, or a pattern (`train-*.parquet`, `shard-{0000..0099}.tar`); on a disk or in
+    an object store (`s3://bucket/prefix`)."""
     columns: Columns = field(default_factory=Columns)
     """Caption, label and group columns, for folders with metadata and for Parquet."""
     image_column: str = "image"
-    """The image column of Parquet files."""
+    """The image column of Parquet and Arrow files; in tars, the suffix of the picture where a sample has several."""
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keep only samples whose group has one of the listed values, for example {skin_tone: [none, dark]}."""
     limit: int | None = None
@@ -43,18 +47,19 @@ class DataConfig:
 
 
 def open_training_set(config: DataConfig) -> TrainingSet:
-    """Scan the source and return its usable samples.
+    """Scan the source, or open the catalogue that an earlier scan of the same files left, and return what is usable.
 
     `where` is applied before `limit`, and neither changes the id or the order of what is kept.
     Raises DataError when the source does not exist, a named column or group is missing, or nothing usable is left.
     """
-    samples, quarantined = (source := _source(config)).scan()
-    samples = _filtered(samples, config.where)
-    if config.limit is not None and len(samples) > config.limit:
-        first = {sample.id for sample in sorted(samples, key=lambda sample: sample.id)[: config.limit]}
-        samples = [sample for sample in samples if sample.id in first]
-    if not samples:
-        example = f", for example {quarantined[0].locator}: {quarantined[0].reason}" if quarantined else ""
+    source = _source(config)
+    settings = {"columns": plain(config.columns), "image_column": config.image_column, "max_bytes": config.max_bytes}
+    catalogue = catalogue_of(source, config.source, settings)
+    samples, quarantined = _filtered(catalogue.samples, config.where), catalogue.quarantined
+    if config.limit is not None:
+        samples = samples.first_by_id(config.limit)
+    if not len(samples):
+        example = f", for example {quarantined[0].locator}: {quarantined[0].reason}" if len(quarantined) else ""
         raise DataError(
             f"{config.source} holds no usable image ({len(quarantined)} quarantined{example}); "
             "check the path, the file types and the `where` filter"
@@ -62,14 +67,16 @@ def open_training_set(config: DataConfig) -> TrainingSet:
     return TrainingSet(source, samples, quarantined)
 
 
-def _filtered(samples: list[Sample], where: Mapping[str, tuple[str, ...]]) -> list[Sample]:
+def _filtered(samples: Samples, where: Mapping[str, tuple[str, ...]]) -> Samples:
     for name, values in where.items():
-        present = {sample.groups[name] for sample in samples if name in sample.groups}
+        column = samples.group(name)
+        present = set(pc.unique(column).to_pylist()) - {None}
         unknown = [value for value in values if value not in present]
         if unknown:
             offered = ", ".join(sorted(present)[:20]) or "this group does not exist"
             raise DataError(f"where: group {name!r} has no value {unknown[0]!r}; its values are: {offered}")
-        samples = [sample for sample in samples if sample.groups.get(name) in values]
+        kept = pc.is_in(column, pa.array(values, pa.string())).to_numpy()
+        samples = samples.of_rows(np.flatnonzero(kept))
     return samples
 
 
@@ -78,19 +85,4 @@ def _source(config: DataConfig) -> Source:
         return OpenMojiSource()
     if config.source == "digits":
         return DigitsSource()
-    path = Path(config.source).expanduser()
-    if paths := _parquet_files(path):
-        return ParquetSource(paths, config.image_column, config.columns, config.max_bytes)
-    if path.is_dir():
-        return FolderSource(path, config.columns, config.max_bytes)
-    raise DataError(f"{config.source} does not exist; give `openmoji`, `digits`, a folder of images, or Parquet files")
-
-
-def _parquet_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        # A clone of a Hugging Face dataset keeps its files in data/; metadata.parquet belongs to a folder of images.
-        found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-        return [file for file in found if file.name != "metadata.parquet"]
-    return sorted(path.parent.glob(path.name)) if any(mark in path.name for mark in "*?[") else []
+    return file_source(config.source, config.image_column, config.columns, config.max_bytes)

@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib import resources
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from forebear.data.sample import Quarantined, Sample, sample_id
+from forebear.data.sample import Entry, Quarantined, Sample, sample_id
 from forebear.errors import DataError
 from forebear.images import UnreadableImage, decode
 
@@ -32,11 +32,13 @@ class OpenMojiSource:
     one drawing are known relatives), `skin_tone`, `licence`, `author`.
     """
 
-    def scan(self) -> tuple[list[Sample], list[Quarantined]]:
+    def scan(self) -> Iterator[Entry]:
         captions = {code: caption(code) for code in sorted(self._drawings)}
         samples = [self._sample(code, text) for code, text in captions.items() if text]
-        unnamed = [Quarantined(code, "has no name in the package emoji") for code, text in captions.items() if not text]
-        return self._with_inherited_subgroups(samples), unnamed
+        yield from self._with_inherited_subgroups(samples)
+        for code, text in captions.items():
+            if not text:
+                yield Quarantined(code, "has no name in the package emoji")
 
     def picture(self, sample: Sample, size: int) -> Image.Image:
         resvg_py = _needed("resvg_py")

@@ -27,6 +27,10 @@ class Quarantined:
     reason: str
 
 
+Entry = Sample | Quarantined
+"""What a source finds at one place."""
+
+
 def sample_id(name: str, content: bytes) -> str:
     """A stable id from the picture's name in its source and its bytes, never its position: 20 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=10)

@@ -1,0 +1,24 @@
+"""Counts how often a key came, for more keys than memory should hold."""
+
+import sqlite3
+
+
+class Occurrences:
+    """A counter by key in a temporary database of SQLite's, which keeps in memory what is small and spills the rest."""
+
+    def __init__(self) -> None:
+        # Without a name the database is private, and gone with the connection.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        for command in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "BEGIN"):
+            self._database.execute(command)
+        self._database.execute("CREATE TABLE seen (key TEXT PRIMARY KEY, times INTEGER) WITHOUT ROWID")
+
+    def add(self, key: str) -> int:
+        """Count one more occurrence; returns how many there are with it."""
+        ((times,),) = self._database.execute(
+            "INSERT INTO seen VALUES (?, 1) ON CONFLICT DO UPDATE SET times = times + 1 RETURNING times", (key,)
+        ).fetchall()
+        return int(times)
+
+    def close(self) -> None:
+        self._database.close()
