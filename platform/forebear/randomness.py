@@ -22,6 +22,11 @@ def _bits(count: int, key: tuple[Key, ...]) -> NDArray[np.uint64]:
     return np.asarray(philox.random_raw(count), dtype=np.uint64)
 
 
+def keyed_words(count: int, *key: Key) -> NDArray[np.uint64]:
+    """Uniform 64-bit words, uint64[count]: the bit stream itself."""
+    return _bits(count, key)
+
+
 def keyed_uniform(shape: tuple[int, ...], *key: Key) -> NDArray[np.float64]:
     """Uniform numbers in the open interval (0, 1), float64, 53 bits each."""
     return ((_bits(prod(shape), key) >> np.uint64(11)).astype(np.float64) + 0.5).reshape(shape) * 2.0**-53

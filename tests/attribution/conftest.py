@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from forebear.attribution import Attributor, build_indexes
+from forebear.attribution.features import import_features
 from forebear.config import parse
+from forebear.data import DataConfig, open_training_set
 from forebear.diffusion.training import TrainConfig, train
-from forebear.estimators import ESTIMATORS
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
 from forebear.jobs import EmbedConfig, embed
@@ -34,11 +36,13 @@ CONFIG = {
 
 
 def embedded(trained: Run, folder: Path, settings: EmbedConfig) -> Run:
-    """A copy of the trained run with a store and an index for every estimator."""
+    """A copy of the trained run with a store, features, and an index for every estimator that it can serve."""
     shutil.copytree(trained.folder, folder)
     run = Run(folder)
     embed(run, settings)
-    build_indexes(run, tuple(ESTIMATORS), IndexConfig())
+    np.save(folder / "features.npy", np.random.default_rng(0).standard_normal((24, 5)))
+    import_features(run, open_training_set(parse(DataConfig, CONFIG["data"], "tests")), folder / "features.npy")
+    build_indexes(run, None, IndexConfig())
     return run
 
 
@@ -58,8 +62,9 @@ def recorded_run(trained_run: Run) -> Run:
 
 @pytest.fixture(scope="session")
 def digits_run(trained_run: Run) -> Run:
-    """Projected gradients at shared stratified timesteps and noise."""
-    settings = EmbedConfig(timesteps=3, projection=ProjectionConfig(dim=1024))
+    """Projected gradients of every measurement at shared stratified timesteps and noise."""
+    measurements = ("loss", "square", "output")
+    settings = EmbedConfig(timesteps=3, projection=ProjectionConfig(dim=1024), measurements=measurements)
     return embedded(trained_run, trained_run.folder.with_name("digits"), settings)
 
 

@@ -112,9 +112,10 @@ def test_estimators_equal_plain_autograd(name: str, recorded_run: Run, query: np
         query_side.append(embedder.embed(torch.from_numpy(query)[None], model.condition([""], [LABEL]), asked))
         weights.append(checkpoint.weight)
     method = estimator(name)
-    blocks = [[(0, getattr(embeddings, method.column))] for embeddings in train_side]
+    blocks = [[(0, embeddings.column(method.column))] for embeddings in train_side]
     ((_, phi),) = method.training_vectors(blocks, weights)  # [N, C * P]
-    scores = phi.astype(np.float64) @ method.query_vector(query_side, weights)[0]
+    parts = [embeddings.column(method.column) for embeddings in query_side]
+    scores = phi.astype(np.float64) @ method.query_vector(parts, weights)[0]
     np.testing.assert_allclose(scores, oracle[name], rtol=1e-4, atol=1e-6 * np.abs(oracle[name]).max())
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from forebear.attribution import Attribution, Attributor, ReportEntry, write_report
+from forebear.attribution.report_views import group_tables, overlap, region_columns
 from forebear.errors import ConfigError
 
 VOID = {"img", "meta", "br"}
@@ -88,14 +89,94 @@ def test_page_says_sign_and_fingerprints(text: str, answers: tuple[Attribution, 
 def test_captions_cannot_become_markup(text: str) -> None:
     page = Page(text)
     assert "&lt;script&gt;" in text
-    assert not page.all("b")
+    assert "<b>again</b>" not in text
     assert not any("onload" in attributes for _, attributes in page.tags)
 
 
-def test_every_picture_has_words(text: str) -> None:
+def test_every_picture_has_words(text: str, answers: tuple[Attribution, ...]) -> None:
     pictures = Page(text).all("img")
-    assert len(pictures) == 2 + 2 * 2 * 2 * 3
+    nearest = {one.row for one in answers[0].memorisation.nearest}
+    assert len(pictures) == 2 * (1 + 1 + len(nearest)) + 2 * 2 * 2 * 3
     assert all(attributes["alt"] for attributes in pictures)
+
+
+def test_near_copy_is_told_first_with_both_pictures(text: str, answers: tuple[Attribution, ...]) -> None:
+    found = answers[0].memorisation
+    assert found.near_copy
+    assert text.index("Near copy of a training image") < text.index("Proponents")
+    for one in found.nearest:
+        assert f"{one.measure}: {'cosine' if one.similarity else 'distance'} {one.value:.3g}" in text
+    words = [attributes["alt"] for attributes in Page(text).all("img")]
+    assert "The query again: digit five" in words
+    assert f"Nearest training image {found.nearest[0].caption}" in words
+
+
+def test_picture_that_is_no_copy_is_not_called_one(attributor: Attributor, answers, tmp_path: Path) -> None:
+    innocent = replace(
+        answers[0].memorisation,
+        near_copy=False,
+        nearest=tuple(replace(one, near_copy=False) for one in answers[0].memorisation.nearest),
+    )
+    answer = replace(answers[0], memorisation=innocent)
+    attributor.report(tmp_path / "r.html", [ReportEntry(Image.new("L", (8, 8)), "x", [answer])])
+    page = (tmp_path / "r.html").read_text()
+    assert "Not a near copy of a training image" in page
+    assert "<strong>near copy</strong>" not in page
+
+
+def test_groups_say_share_interval_expectation_and_p(text: str, answers: tuple[Attribution, ...]) -> None:
+    plain = " ".join(text.split())
+    for group in answers[0].group_totals["class"][:6]:
+        low, high = group.share_interval
+        assert f"{100 * group.positive_share:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)" in plain
+        assert f"expected {100 * group.data_share:.1f} %; {group.ratio:.1f}x its share of the data" in plain
+        assert f"{group.total_interval[0]:+.3g} to<br>{group.total_interval[1]:+.3g}" in plain
+        assert f"adjusted<br>{group.adjusted_p_value:.2g}" in plain
+    assert "1,999 shuffles" in plain
+    assert "1,000 bootstrap samples of the query's 3 timesteps" in plain
+
+
+def test_bars_stay_within_their_length(answers: tuple[Attribution, ...]) -> None:
+    (table,) = group_tables(answers[0])
+    assert table.more == max(0, len(answers[0].group_totals["class"]) - 6)
+    for bar in table.bars:
+        assert 0 <= bar.interval[0] <= bar.interval[1] <= 100 + 1e-9
+        assert 0 <= min(bar.share, bar.expected) <= max(bar.share, bar.expected) <= 100 + 1e-9
+        assert bar.share * table.end == pytest.approx(100 * bar.group.positive_share)
+
+
+def test_percentiles_against_the_null_are_said(text: str, answers: tuple[Attribution, ...]) -> None:
+    for one in answers[0].proponents:
+        assert f"above {one.null_percentile:.1f} % of random queries" in text
+    assert "24 training images, chosen by seed 0" in text
+
+
+def test_regions_stand_beside_the_whole_picture(attributor: Attributor, tmp_path: Path) -> None:
+    picture = attributor.training_set.picture(5)
+    answers = attributor.attribute_all(picture, label=3, top_k=4, regions=[(0, 0, 8, 4), (0, 4, 8, 8)])
+    entry = ReportEntry(picture, "five", answers)
+    whole, upper, lower = region_columns(entry)
+    assert [column.title for column in (whole, upper, lower)] == ["whole picture", "box 0,0,8,4", "box 0,4,8,8"]
+    assert len({column.picture for column in (whole, upper, lower)}) == 3
+    shared = {one.row for one in answers[0].proponents} & {one.row for one in answers[2].proponents}
+    assert overlap(upper, whole) == (len(shared), 4)
+    attributor.report(tmp_path / "r.html", [entry])
+    text = (tmp_path / "r.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert f"{len(shared)} of 4 proponents are the whole picture's too" in text
+    assert sum("outlined" in attributes["alt"] for attributes in page.all("img")) == 2
+    for answer in answers:
+        assert all(one.sample_id in text for one in (*answer.proponents, *answer.opponents))
+
+
+def test_answer_about_a_region_alone_is_shown(attributor: Attributor, tmp_path: Path) -> None:
+    picture = attributor.training_set.picture(5)
+    answer = attributor.attribute(picture, label=3, top_k=2, mask=(0, 0, 8, 4), audit=None)
+    attributor.report(tmp_path / "r.html", [ReportEntry(picture, "five", [answer])])
+    text = (tmp_path / "r.html").read_text()
+    assert "with the region box 0,0,8,4 outlined" in text
+    assert "Percentiles" not in text
 
 
 def test_headings_do_not_skip_a_level(text: str) -> None:

@@ -73,8 +73,22 @@ def some_draws(each: int, timesteps: tuple[int, ...] = (40, 700)) -> Draws:
     )
 
 
-def plain_gradients(model: DiffusionModel, x0: Tensor, condition: Condition, draws: Draws) -> tuple[Tensor, np.ndarray]:
-    """float32[B, T, P] gradients averaged over draws, and losses [B, T], by autograd row by row."""
+MEASURED = {
+    "loss": lambda predicted, target: (predicted - target) ** 2,
+    "square": lambda predicted, _: predicted**2,
+    "output": lambda predicted, _: predicted,
+}
+
+
+def plain_gradients(
+    model: DiffusionModel,
+    x0: Tensor,
+    condition: Condition,
+    draws: Draws,
+    measurement: str = "loss",
+    mask: Tensor | float = 1.0,
+) -> tuple[Tensor, np.ndarray]:
+    """float32[B, T, P] gradients averaged over draws, and their measurements [B, T], by autograd row by row."""
     parameters = list(model.denoiser.parameters())
     gradients, losses = [], []
     for b, t in np.ndindex(draws.timesteps.shape):
@@ -83,7 +97,9 @@ def plain_gradients(model: DiffusionModel, x0: Tensor, condition: Condition, dra
         for number in draws.draws[b, t].tolist():
             noise = draw_noise(model.x0_shape, int(draws.seeds[b]), [draws.owners[b]], [timestep], [number])
             own = condition.rows(torch.tensor([b]))
-            values.append(model.per_sample_loss(x0[b : b + 1], torch.tensor([timestep]), noise, own)[0])
+            row, at = x0[b : b + 1], torch.tensor([timestep])
+            predicted = model.predict(model.noised(row, at, noise), at, own)
+            values.append((MEASURED[measurement](predicted, model.target(row, at, noise)) * mask).mean())
         value = torch.stack(values).mean()
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         pairs = zip(found, parameters, strict=True)
@@ -120,6 +136,69 @@ def test_exact_embeddings_equal_autograd(model: DiffusionModel, x0: Tensor, cond
     assert close(found.unit_matched, (signs * units).sum(1) / 2**0.5)
     np.testing.assert_allclose(found.norms, norms, rtol=1e-4)
     np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_other_measurements_equal_autograd(
+    model: DiffusionModel, x0: Tensor, condition: Condition, masked: bool
+) -> None:
+    draws = some_draws(3)
+    mask = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) if masked else None
+    factor = 1.0 if mask is None else mask
+    square, _ = plain_gradients(model, x0, condition, draws, "square", factor)
+    output, _ = plain_gradients(model, x0, condition, draws, "output", factor)
+    loss, losses = plain_gradients(model, x0, condition, draws, "loss", factor)
+    units = output / output.norm(dim=2, keepdim=True)
+
+    embedder = Embedder(model, EXACT, batch_size=6)
+    found = embedder.embed(x0, condition, draws, measurements=("loss", "square", "output"), mask=mask)
+
+    assert close(found.column("square_mean"), square.mean(1))
+    assert close(found.column("output_unit_mean"), units.mean(1))
+    assert close(found.mean, loss.mean(1))
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-4)
+    np.testing.assert_allclose(found.norms, loss.norm(dim=2), rtol=1e-4)
+
+
+def test_a_measurement_alone_is_the_one_beside_others(model: DiffusionModel, x0: Tensor, condition: Condition) -> None:
+    embedder, draws = Embedder(model, SKETCH), some_draws(1)
+    every = embedder.embed(x0, condition, draws, measurements=("loss", "square", "output"))
+    alone = embedder.embed(x0, condition, draws, measurements=("square",))
+    np.testing.assert_array_equal(alone.column("square_mean"), every.column("square_mean"))
+    np.testing.assert_array_equal(alone.losses, every.losses)
+    assert np.isnan(alone.norms).all()
+    with pytest.raises(ConfigError, match="without mean, only square_mean"):
+        _ = alone.mean
+    usual = embedder.embed(x0, condition, draws)
+    for column in ("mean", "unit_mean", "unit_matched"):
+        np.testing.assert_array_equal(usual.column(column), every.column(column))
+
+
+def test_masks_add_up(model: DiffusionModel, x0: Tensor, condition: Condition) -> None:
+    embedder, draws = Embedder(model, SKETCH), some_draws(1)
+    whole = embedder.embed(x0, condition, draws)
+    ones = embedder.embed(x0, condition, draws, mask=torch.ones(8, 8))
+    np.testing.assert_array_equal(ones.unit_matched, whole.unit_matched)
+    corner = torch.zeros(8, 8)
+    corner[:3, :3] = 1
+    inside, outside = (embedder.embed(x0, condition, draws, mask=mask) for mask in (corner, 1 - corner))
+    assert close(inside.mean + outside.mean, whole.mean, 1e-4)
+    np.testing.assert_allclose(inside.losses + outside.losses, whole.losses, rtol=1e-5)
+    for mask in (torch.ones(4, 8), torch.full((8, 8), 1.5), torch.full((8, 8), torch.nan)):
+        with pytest.raises(ConfigError, match="mask must be"):
+            embedder.embed(x0, condition, draws, mask=mask)
+
+
+def test_weights_are_the_shares_of_timesteps(model: DiffusionModel, x0: Tensor, condition: Condition) -> None:
+    embedder, draws = Embedder(model, EXACT), some_draws(1)
+    gradients, _ = plain_gradients(model, x0, condition, draws)  # [B, 2, P]
+    shares = np.array([[0.9, 0.2], [0.5, 0.5], [0.0, 1.0]])
+    found = embedder.embed(x0, condition, replace(draws, weights=shares))
+    weighted = gradients * torch.from_numpy(shares)[:, :, None]
+    assert close(found.mean, weighted.sum(1))
+    assert close(found.unit_mean, (weighted / gradients.norm(dim=2, keepdim=True)).sum(1))
+    even = embedder.embed(x0, condition, replace(draws, weights=np.full((3, 2), 0.5)))
+    assert close(even.unit_matched, embedder.embed(x0, condition, draws).unit_matched, 1e-6)
 
 
 def test_norms_are_those_of_the_whole_gradient(model: DiffusionModel, x0: Tensor, condition: Condition) -> None:
@@ -230,6 +309,10 @@ def test_inputs_that_do_not_fit_are_refused(model: DiffusionModel, x0: Tensor, c
         embedder.embed(x0, condition, replace(draws, timesteps=draws.timesteps + 900))
     with pytest.raises(ConfigError, match="draws do not fit"):
         replace(draws, seeds=draws.seeds[:2])
+    with pytest.raises(ConfigError, match="weights"):
+        replace(draws, weights=np.ones((3, 1)))
+    with pytest.raises(ConfigError, match="only once"):
+        embedder.embed(x0, condition, draws, measurements=("loss", "loss"))
 
 
 def short_of_memory(model: DiffusionModel, most: int, problem: Exception) -> list[int]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -10,22 +11,41 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from forebear.attribution.answer import Attribution, CheckpointRecord, Fingerprint, Influence
+from forebear.attribution.answer import (
+    Attribution,
+    CheckpointRecord,
+    Fingerprint,
+    GroupTotal,
+    Influence,
+    Memorisation,
+)
+from forebear.attribution.auditing import DEFAULT_AUDIT, AuditConfig
+from forebear.attribution.calibration import Calibration, calibrate
 from forebear.attribution.groups import GroupColumn, group_columns
-from forebear.attribution.indexes import open_index
+from forebear.attribution.indexes import indexed, open_index
 from forebear.attribution.measuring import QueryEmbedder
+from forebear.attribution.memorisation import CopyDetector, GradientNearest
+from forebear.attribution.noise_level import Band, within
 from forebear.attribution.query import EmbeddedQuery, Picture, QueryConfig, picture_of
-from forebear.attribution.report import ReportEntry, write_report
+from forebear.attribution.region import Mask, Region, region_of
+from forebear.attribution.report import write_report
+from forebear.attribution.report_views import ReportEntry
+from forebear.attribution.sides import Sides
+from forebear.attribution.significance import examined
+from forebear.attribution.timesteps import contributions
 from forebear.config import parse
 from forebear.data import DataConfig, TrainingSet, open_training_set
+from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError, SearchIndexError, StoreError
-from forebear.estimators import ESTIMATORS, Estimator, estimator
+from forebear.estimators import Estimator, estimator, index_name
 from forebear.index import VectorIndex, best_rows
 from forebear.run import Run
 from forebear.store import Store
 
 COMPARED = ("tracin", "retrac")
 """The estimators that every report sets side by side."""
+COPY_ESTIMATORS = ("retrac-matched", "cosine")
+"""Whose scores are cosines: the first that the run has an index for tells near copies."""
 DEFAULT_QUERY = QueryConfig()
 
 
@@ -35,7 +55,10 @@ class Attributor:
     def __init__(self, run: Run, store: Store, training_set: TrainingSet) -> None:
         self.run, self.store, self.training_set = run, store, training_set
         self._embedder = QueryEmbedder(run, store.plan)
+        self._sides = Sides(run, store, training_set)
         self._indexes: dict[str, VectorIndex] = {}
+        self._calibrations: dict[tuple[str, int, int], Calibration] = {}
+        self._detectors: dict[AuditConfig, CopyDetector] = {}
 
     @classmethod
     def open(cls, run_folder: str | PathLike[str], names: Sequence[str] | None = None) -> "Attributor":
@@ -63,7 +86,7 @@ class Attributor:
     @property
     def estimators(self) -> tuple[str, ...]:
         """The estimators that this run has an index for."""
-        return tuple(name for name in ESTIMATORS if name in self._indexes or self.run.index_folder(name).is_dir())
+        return indexed(self.run, self.store)
 
     @property
     def image_size(self) -> int:
@@ -72,9 +95,10 @@ class Attributor:
 
     def index(self, name: str) -> VectorIndex:
         """The index of an estimator, opened once; raises what `open_index` raises."""
-        if name not in self._indexes:
-            self._indexes[name] = open_index(self.run, name, self.store.manifest)
-        return self._indexes[name]
+        owner = index_name(name)
+        if owner not in self._indexes:
+            self._indexes[owner] = open_index(self.run, name, self.store.manifest)
+        return self._indexes[owner]
 
     def query_picture(self, image: Picture) -> Image.Image:
         """The query as an RGB picture, for a page; raises DataError when it is not one."""
@@ -88,14 +112,26 @@ class Attributor:
         estimator: str = "retrac",
         top_k: int = 12,
         query: QueryConfig = DEFAULT_QUERY,
+        *,
+        mask: Mask | None = None,
+        band: Band | None = None,
+        features: NDArray[np.float32] | None = None,
+        audit: AuditConfig | None = DEFAULT_AUDIT,
     ) -> Attribution:
         """The training images that most lowered, and most raised, the model's loss on a picture.
 
-        `caption` is the prompt of a text-conditional model, `label` the class of a class-conditional one. Raises
-        ForebearError of the kinds that `embed_query` and `score` raise.
+        `caption` is the prompt of a text-conditional model, `label` the class of a class-conditional one. `mask` is the
+        part of the picture to ask about (`region_of`), `band` the first and last timestep to measure at, `features` the
+        picture's own vector for the estimator `embedding`. `audit` None leaves out intervals, p-values, percentiles
+        against the null and the search for near copies. Raises ForebearError of the kinds that `embed_query` and
+        `score` raise.
         """
         self._check(estimator, top_k)
-        return self.score(self.embed_query(image, caption, label, query), estimator, top_k)
+        embedded = self.embed_query(
+            image, caption, label, query, mask=mask, band=band, features=features, estimators=[estimator],
+            by_timestep=audit is not None,
+        )  # fmt: skip
+        return self.score(embedded, estimator, top_k, audit, self.examine_copies(embedded, audit))
 
     def attribute_all(
         self,
@@ -105,28 +141,82 @@ class Attributor:
         first: str = "retrac",
         top_k: int = 12,
         query: QueryConfig = DEFAULT_QUERY,
+        *,
+        regions: Sequence[Mask] = (),
+        band: Band | None = None,
+        audit: AuditConfig | None = DEFAULT_AUDIT,
     ) -> tuple[Attribution, ...]:
         """The answer of estimator `first`, then those of TracIn and ReTrac where the run has their indexes.
 
-        The picture is embedded once for all. Raises as `attribute` does.
+        After them comes the answer of `first` for each of `regions`. The picture is embedded once for all estimators,
+        and once for each region. Raises as `attribute` does.
         """
         self._check(first, top_k)
-        names = dict.fromkeys([first, *(name for name in COMPARED if name in self.estimators)])
-        embedded = self.embed_query(image, caption, label, query)
-        return tuple(self.score(embedded, name, top_k) for name in names)
+        parts = [self.region(mask, image) for mask in regions]  # refused before anything is embedded
+        names = list(dict.fromkeys([first, *(name for name in COMPARED if name in self.estimators)]))
+        apart = audit is not None
+        whole = self.embed_query(image, caption, label, query, band=band, estimators=names, by_timestep=apart)
+        copies = self.examine_copies(whole, audit)
+        answers = [self.score(whole, name, top_k, audit, copies) for name in names]
+        for part in parts:
+            embedded = self.embed_query(
+                image, caption, label, query, mask=part, band=band, estimators=[first], by_timestep=apart
+            )
+            answers.append(self.score(embedded, first, top_k, audit))
+        return tuple(answers)
 
     def embed_query(
-        self, image: Picture, caption: str = "", label: int | None = None, query: QueryConfig = DEFAULT_QUERY
+        self,
+        image: Picture,
+        caption: str = "",
+        label: int | None = None,
+        query: QueryConfig = DEFAULT_QUERY,
+        *,
+        mask: Mask | Region | None = None,
+        band: Band | None = None,
+        features: NDArray[np.float32] | None = None,
+        estimators: Sequence[str] | None = None,
+        by_timestep: bool = True,
     ) -> EmbeddedQuery:
-        """Embed a picture at every checkpoint, once for every estimator.
+        """Embed a picture at every checkpoint, once for the named estimators; None: for all that the store serves.
 
-        Raises DataError when it is not a picture, ModelError when the model needs a label, ConfigError for timesteps
-        that the model does not have, StoreError when the weights are not those of the store.
+        `by_timestep` keeps what intervals need. Raises DataError when it is not a picture, ModelError when the model
+        needs a label, ConfigError for timesteps that the model does not have, a band without any, or a mask that does
+        not fit, StoreError when the weights are not those of the store.
         """
-        return self._embedder.embed(image, caption, label, query)
+        if band is not None:
+            query = within(query, band, self.store.plan, self._embedder.total_timesteps)
+        part = mask if mask is None or isinstance(mask, Region) else self.region(mask, image)
+        embedded = self._embedder.embed(
+            image,
+            caption,
+            label,
+            query,
+            estimators=estimators,
+            mask=None if part is None else part.mask,
+            features=features,
+            by_timestep=by_timestep,
+        )
+        record = replace(embedded.record, region=None if part is None else part.record, band=band)
+        return replace(embedded, record=record)
 
-    def score(self, embedded: EmbeddedQuery, estimator: str, top_k: int = 12) -> Attribution:
-        """An estimator's answer for an embedded query.
+    def band(self, first: int | None = None, last: int | None = None) -> Band:
+        """A band of timesteps whose open ends are the model's own."""
+        return (0 if first is None else first), (self._embedder.total_timesteps - 1 if last is None else last)
+
+    def region(self, mask: Mask, image: Picture) -> Region:
+        """A region of a query picture; raises what `region_of` raises."""
+        return region_of(mask, image, self.image_size)
+
+    def score(
+        self,
+        embedded: EmbeddedQuery,
+        estimator: str,
+        top_k: int = 12,
+        audit: AuditConfig | None = DEFAULT_AUDIT,
+        memorisation: Memorisation | None = None,
+    ) -> Attribution:
+        """An estimator's answer for an embedded query; `memorisation` is what `examine_copies` found, if it was asked.
 
         Raises ConfigError for an unknown estimator, or one that needs other timesteps; SearchIndexError when the run
         has no index for it.
@@ -134,10 +224,19 @@ class Attributor:
         started = time.perf_counter()
         method = self._check(estimator, top_k)
         self._check_timesteps(method, embedded)
-        vector = method.query_vector(embedded.embeddings, self._weights)  # [1, C * k]
-        scores = self.index(method.name).scores(vector)[0]  # [N]
-        proponents, opponents = self._influences(scores, top_k)
+        scores = self._scores(method, [embedded])[0]  # [N]
+        totals: Mapping[str, tuple[GroupTotal, ...]]
         totals = {name: column.totals(scores) for name, column in self._groups.items()}
+        scored = time.perf_counter()
+        statistics, null = None, None
+        if audit is not None:
+            null = self.calibration(method.name, audit) if audit.references else None
+            if totals:
+                steps = (
+                    None if method.baseline or not audit.resamples else self._contributions(method, embedded, scores)
+                )
+                totals, statistics = examined(totals, self._groups, scores, steps, audit)
+        proponents, opponents = self._influences(scores, top_k, null)
         return Attribution(
             estimator=method.name,
             description=method.description,
@@ -146,16 +245,41 @@ class Attributor:
             group_totals=totals,
             query=embedded.record,
             fingerprint=self._fingerprint,
-            seconds={"embed": embedded.seconds, "score": time.perf_counter() - started},
+            seconds={"embed": embedded.seconds, "score": scored - started, "audit": time.perf_counter() - scored},
+            group_statistics=statistics,
+            calibration=None if null is None else null.record,
+            memorisation=memorisation,
         )
+
+    def examine_copies(self, embedded: EmbeddedQuery, audit: AuditConfig | None = DEFAULT_AUDIT) -> Memorisation | None:
+        """Whether the query is a near copy of a training image; None when the audit has no references.
+
+        The first call decodes every training image and compares the references with all of them, unless the run holds
+        that already. Gradients take part where the query was measured as the store's samples were.
+        """
+        if audit is None or not audit.references:
+            return None
+        channels, size, _ = embedded.pixels.shape
+        return self._detector(audit, channels, size).examine(embedded.pixels, self._nearest_gradients(embedded, audit))
+
+    def calibration(self, name: str, audit: AuditConfig = DEFAULT_AUDIT) -> Calibration:
+        """The null of an estimator, computed when it is first needed and then kept in the run."""
+        key = name, audit.references, audit.seed
+        if key not in self._calibrations:
+            method = _estimator(name)
+            self._calibrations[key] = calibrate(self.run, self._sides, method, self.index(name), audit)
+        return self._calibrations[key]
+
+    def prepare(self, names: Sequence[str] | None = None, audit: AuditConfig = DEFAULT_AUDIT) -> None:
+        """Compute ahead what the answers of the named estimators need, or of all, so that no query waits for it."""
+        for name in names or self.estimators:
+            self.calibration(name, audit)
+        model = DiffusionModel.load(self.run.model_folder)
+        self._detector(audit, model.image_channels, model.image_size)
 
     def report(self, path: str | PathLike[str], entries: Sequence[ReportEntry]) -> None:
         """Write answers about this run as one self-contained HTML page."""
         write_report(Path(path), entries, self.training_set)
-
-    @property
-    def _weights(self) -> list[float]:
-        return [self.store.manifest.weights[name] for name in self.store.plan.checkpoint_names]
 
     @cached_property
     def _groups(self) -> Mapping[str, GroupColumn]:
@@ -179,7 +303,8 @@ class Attributor:
         """The estimator, after everything that can be refused before a picture is embedded."""
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}; ask for at least 1 image")
-        method = estimator(name)
+        method = _estimator(name)
+        self._sides.check(method)
         self.index(name)
         return method
 
@@ -191,14 +316,44 @@ class Attributor:
                 f"timestep {min(unmatched)}; leave out timesteps and paper, or choose another estimator"
             )
 
+    def _scores(self, method: Estimator, queries: Sequence[EmbeddedQuery]) -> NDArray[np.float32]:
+        """float32[Q, N]."""
+        return self.index(method.name).scores(self._sides.query_vector(method, queries))
+
+    def _contributions(
+        self, method: Estimator, embedded: EmbeddedQuery, scores: NDArray[np.float32]
+    ) -> NDArray[np.float64] | None:
+        """Of each timestep to the scores: float64[T, N], where there are several."""
+        return contributions(embedded, scores, lambda queries: self._scores(method, queries))
+
+    def _detector(self, audit: AuditConfig, channels: int, size: int) -> CopyDetector:
+        if audit not in self._detectors:
+            self._detectors[audit] = CopyDetector(self.run, self.training_set, channels, size, audit)
+        return self._detectors[audit]
+
+    def _nearest_gradients(self, embedded: EmbeddedQuery, audit: AuditConfig) -> GradientNearest | None:
+        """The gradient measure of near copies, when the query was measured exactly as the samples were."""
+        plan, record = self.store.plan, embedded.record
+        alike = (record.timesteps, record.draws) == (plan.timesteps, plan.draws) and record.region is None
+        if not alike or not embedded.embeddings or record.seed != plan.settings.get("seed"):
+            return None
+        for name in COPY_ESTIMATORS:
+            method = _estimator(name)
+            if name in self.estimators and method.column in embedded.embeddings[0].vectors:
+                weight = float(sum(self._sides.weights(method)))
+                scores = self._scores(method, [embedded])[0]
+                return GradientNearest(name, scores, weight, self.calibration(name, audit))
+        return None
+
     def _influences(
-        self, scores: NDArray[np.float32], top_k: int
+        self, scores: NDArray[np.float32], top_k: int, null: Calibration | None
     ) -> tuple[tuple[Influence, ...], tuple[Influence, ...]]:
         """Proponents and opponents from scores float32[N]; equal scores go by rising row."""
         ascending = np.sort(scores)
 
         def ranked(rows: NDArray[np.int64]) -> tuple[Influence, ...]:
             lower = np.searchsorted(ascending, scores[rows], side="left")  # how many samples score less
+            against = [None] * len(rows) if null is None else _numbers(null.percentiles(scores, rows))
             return tuple(
                 Influence(
                     rank=rank,
@@ -208,9 +363,18 @@ class Attributor:
                     percentile=100.0 * int(below) / len(scores),
                     caption=sample.caption,
                     groups=dict(sample.groups),
+                    null_percentile=usual,
                 )
-                for rank, (row, below) in enumerate(zip(rows.tolist(), lower, strict=True), start=1)
+                for rank, (row, below, usual) in enumerate(zip(rows.tolist(), lower, against, strict=True), start=1)
                 for sample in [self.training_set.samples[row]]
             )
 
         return ranked(best_rows(scores, top_k)), ranked(best_rows(-scores, top_k))
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+_estimator = estimator
+"""By another name, because arguments have this one."""

@@ -24,23 +24,34 @@ class GroupColumn:
         values, codes = np.unique([sample.groups.get(name, "") for sample in samples], return_inverse=True)
         return cls(tuple(values.tolist()), codes.astype(np.int64))
 
-    def totals(self, scores: NDArray[np.float32]) -> tuple[GroupTotal, ...]:
-        """The totals of scores float32[N], added up in float64; the highest first."""
-        exact = scores.astype(np.float64)  # [N]
+    def sums(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sums by group of each of rows float[B, N], in float64: float64[B, G]."""
         count = len(self.values)
-        samples = np.bincount(self.codes, minlength=count)  # [G]
-        totals = np.bincount(self.codes, exact, count)  # [G]
-        positive = np.bincount(self.codes, np.maximum(exact, 0.0), count)  # [G]
+        places = self.codes + count * np.arange(len(rows))[:, None]  # [B, N]
+        added: NDArray[np.float64] = np.bincount(
+            places.ravel(), rows.astype(np.float64).ravel(), len(rows) * count
+        ).astype(np.float64)
+        return added.reshape(len(rows), count)
+
+    def totals(self, scores: NDArray[np.float32]) -> tuple[GroupTotal, ...]:
+        """The totals of scores float32[N], added up in float64; the highest first, equal ones by value."""
+        exact = scores.astype(np.float64)  # [N]
+        samples = np.bincount(self.codes, minlength=len(self.values))  # [G]
+        totals, positive = self.sums(np.stack([exact, np.maximum(exact, 0.0)]))  # [G] each
         shares = positive / (positive.sum() or 1.0)
+        parts = samples / len(scores)
         return tuple(
             GroupTotal(
                 value=self.values[group],
                 samples=int(samples[group]),
                 total=float(totals[group]),
                 positive_share=float(shares[group]),
-                data_share=float(samples[group] / len(scores)),
+                data_share=float(parts[group]),
+                rank=rank,
+                ratio=float(shares[group] / parts[group]),
+                expected_total=float(samples[group] * exact.mean()),
             )
-            for group in np.argsort(-totals, kind="stable").tolist()
+            for rank, group in enumerate(np.argsort(-totals, kind="stable").tolist(), start=1)
         )
 
 

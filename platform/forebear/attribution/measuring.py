@@ -1,24 +1,31 @@
 """Embeds queries as the store's samples were embedded: same weights, same projection, same noise."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional as F
 
 from forebear.attribution.answer import QueryRecord
 from forebear.attribution.query import EmbeddedQuery, Picture, QueryConfig, losses_of, pixels_of
+from forebear.attribution.timesteps import joined
 from forebear.config import parse
 from forebear.diffusion.checkpoint import attributed_checkpoints, load_checkpoint
-from forebear.diffusion.model import DiffusionModel, Loss, weights_fingerprint
+from forebear.diffusion.model import DiffusionModel, Loss, Measurement, weights_fingerprint
 from forebear.diffusion.noise import SHARED
-from forebear.errors import StoreError
+from forebear.errors import ConfigError, StoreError
+from forebear.estimators import estimator
 from forebear.gradients import Precision, ProjectionConfig
-from forebear.gradients.embedding import Draws, Embedder, Embeddings
+from forebear.gradients.embedding import COLUMNS, Draws, Embedder, Embeddings
 from forebear.run import Run
-from forebear.store import PlannedCheckpoint, StorePlan
+from forebear.store import PlannedCheckpoint, Store, StorePlan
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
@@ -30,6 +37,49 @@ class MeasurementSettings:
     parameters: tuple[str, ...]
     precision: Precision
     batch_size: int
+
+
+def missing_measurement(name: str, measurement: Measurement, columns: Sequence[str], run: Run) -> str:
+    """What to tell who asks for an estimator whose measurement a store with these columns lacks."""
+    held = {other for other, made in COLUMNS.items() if set(made) <= set(columns)} - {"loss"}
+    options = " ".join(f"--measurement {other}" for other in sorted({*held, measurement}))
+    return (
+        f"{name} needs the measurement `{measurement}`, which the store of {run.folder} does not hold; embed anew with "
+        f"`forebear embed {options} --run {run.folder} --restart`"
+    )
+
+
+def mask_on_grid(mask: NDArray[np.floating], grid: tuple[int, int]) -> Tensor:
+    """A mask float[h, w] in [0, 1] of any resolution, averaged to the model's grid: float32[grid].
+
+    Raises ConfigError when it is not one, or when nothing is left of it.
+    """
+    values = np.asarray(mask)
+    if (
+        values.ndim != 2
+        or not values.size
+        or values.dtype.kind not in "fbiu"
+        or not (0 <= values.min() <= values.max() <= 1)
+    ):
+        raise ConfigError(
+            f"a mask must be numbers in [0, 1] of shape [height, width], got {values.dtype}{list(values.shape)}"
+        )
+    if not values.any():
+        raise ConfigError("the mask is 0 everywhere, so nothing would be measured; mark a region with 1")
+    found: Tensor = F.interpolate(torch.from_numpy(values.astype(np.float32))[None, None], grid, mode="area")[0, 0]
+    return found
+
+
+def _draws(
+    timesteps: Sequence[int], weights: NDArray[np.float64] | None, seed: int, draws: int, *, apart: bool
+) -> Draws:
+    """The query at its T timesteps: one row, or, `apart`, a row for each, whose mean is that of the one row."""
+    if not apart:
+        return Draws.at(np.array(timesteps), [SHARED], seed, draws, weights)
+    count = len(timesteps)
+    rows = Draws.at(np.zeros(1, np.int64), [SHARED] * count, seed, draws)
+    each = None if weights is None else weights[:, None] * count
+    return replace(rows, timesteps=np.array(timesteps, np.int64)[:, None], weights=each)
 
 
 class QueryEmbedder:
@@ -48,27 +98,78 @@ class QueryEmbedder:
         """Pixels along a side of the pictures that the model sees."""
         return self._checkpoint(self._plan.checkpoints[-1])[0].image_size
 
-    def embed(self, image: Picture, caption: str, label: int | None, query: QueryConfig) -> EmbeddedQuery:
+    @property
+    def total_timesteps(self) -> int:
+        """Timesteps of the model."""
+        return self._checkpoint(self._plan.checkpoints[-1])[0].total_timesteps
+
+    def embed(
+        self,
+        image: Picture,
+        caption: str,
+        label: int | None,
+        query: QueryConfig,
+        *,
+        estimators: Sequence[str] | None = None,
+        mask: NDArray[np.floating] | None = None,
+        features: NDArray[np.float32] | None = None,
+        by_timestep: bool = False,
+    ) -> EmbeddedQuery:
         """Embed one picture at every checkpoint.
 
+        Only what the named `estimators` need is measured; None: every measurement that the store holds. `mask`
+        float[h, w] in [0, 1] weights the elements of what is measured, so that the answer is about a region; it covers
+        the square that the model sees, at any resolution. `features` is the query's own vector for `embedding`.
+        `by_timestep` keeps each timestep's embeddings too: no more time, T times the memory.
+
         Raises DataError when it is not a picture, ModelError when the model needs a label and has none, ConfigError for
-        timesteps that the model does not have, and StoreError when the weights are not those of the store.
+        an unknown estimator, a measurement that the store lacks, timesteps that the model does not have or a mask that
+        is not one, and StoreError when the weights are not those of the store.
         """
         started = time.perf_counter()
         model, _ = self._checkpoint(self._plan.checkpoints[0])
         pixels = torch.from_numpy(pixels_of(image, model.image_size, model.image_channels))[None]  # [1, C, H, W]
-        timesteps = query.chosen_timesteps(self._plan, model.total_timesteps)
+        timesteps, weights = self._timesteps(query, model.total_timesteps)
         seed = self._settings.seed if query.seed is None else query.seed
         draws = query.chosen_draws(self._plan)
-        wanted = Draws.at(np.array(timesteps), [SHARED], seed, draws)
+        wanted = _draws(timesteps, weights, seed, draws, apart=by_timestep)
+        rows = torch.zeros(len(wanted.owners), dtype=torch.int64)
+        measurements = self._measurements(estimators)
+        grid = None if mask is None else mask_on_grid(mask, model.x0_shape[1:])
         embeddings: dict[str, Embeddings] = {}
-        for planned in self._plan.checkpoints:
+        for planned in self._plan.checkpoints if measurements else ():
             model, embedder = self._checkpoint(planned)
             with torch.no_grad():
                 x0 = model.codec.encode(pixels)  # [1, c, h, w]
-            embeddings[planned.name] = embedder.embed(x0, model.condition([caption], [label]), wanted)
+            embeddings[planned.name] = embedder.embed(
+                x0[rows], model.condition([caption], [label]).rows(rows), wanted, measurements=measurements, mask=grid
+            )
+        steps = tuple(embeddings.values()) if by_timestep else ()
+        if by_timestep:
+            embeddings = {name: joined(apart) for name, apart in embeddings.items()}
         record = QueryRecord(caption, label, timesteps, draws, seed, losses_of(embeddings))
-        return EmbeddedQuery(tuple(embeddings.values()), record, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return EmbeddedQuery(tuple(embeddings.values()), record, seconds, pixels[0].numpy(), features, steps)
+
+    def _timesteps(self, query: QueryConfig, total: int) -> tuple[tuple[int, ...], NDArray[np.float64] | None]:
+        if query.sampling == "importance":
+            return query.placed_timesteps(Store.open(self._run.store_folder), total)
+        return query.chosen_timesteps(self._plan, total), None
+
+    def _measurements(self, estimators: Sequence[str] | None) -> tuple[Measurement, ...]:
+        """What has to be measured, in the order of the store's own."""
+        held = [measurement for measurement, columns in COLUMNS.items() if set(columns) <= set(self._plan.columns)]
+        if estimators is None:
+            return tuple(held)
+        needed = {}
+        for name in estimators:
+            method = estimator(name)
+            if method.measurement is not None:
+                needed[method.measurement] = name
+        for measurement, name in needed.items():
+            if measurement not in held:
+                raise ConfigError(missing_measurement(name, measurement, self._plan.columns, self._run))
+        return tuple(measurement for measurement in held if measurement in needed)
 
     def _checkpoint(self, planned: PlannedCheckpoint) -> tuple[DiffusionModel, Embedder]:
         if planned.name not in self._loaded:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,13 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated_dataclass
 
 from forebear.attribution.answer import QueryRecord
+from forebear.attribution.importance import importance_timesteps, norm_density
 from forebear.config import STRICT
-from forebear.diffusion.noise import paper_timesteps
+from forebear.diffusion.noise import paper_timesteps, stratified_timesteps
 from forebear.errors import ConfigError, DataError
 from forebear.gradients.embedding import Embeddings
 from forebear.images import UnreadableImage, decode, on_white, to_picture, to_pixels
-from forebear.store import StorePlan
+from forebear.store import Store, StorePlan
 
 PAPER_TIMESTEPS, PAPER_DRAWS = 100, 16
 """Of Diffusion-TracIn's queries (Xie et al., arXiv 2401.09031, in the paper's code)."""
@@ -36,6 +37,11 @@ class QueryConfig:
     """Noises at each timestep; None: as many as the store has."""
     seed: int | None = None
     """Of the noise; None: the store's, so that query and samples meet the same noise and its chance cancels out."""
+    count: Annotated[int, Field(ge=1)] | None = None
+    """Cheap mode: this many timesteps, placed by `sampling`, in place of the store's own."""
+    sampling: Literal["stratified", "importance"] = "stratified"
+    """`importance` places `count` timesteps where the store's gradients are long and weights them to the same mean: for
+    `tracin` and other estimators that read means of gradients as they are (docs/estimators.md has the measurements)."""
     paper: bool = False
     """Measure as the paper does: 100 timesteps x 16 noises. Slow, and not for `retrac-matched`."""
 
@@ -43,15 +49,37 @@ class QueryConfig:
         """Refuse settings that contradict each other or measure nothing."""
         if self.paper and (self.timesteps is not None or self.draws is not None):
             raise ConfigError("paper sets timesteps and draws itself; leave them out, or leave paper out")
+        if self.count is not None and (self.paper or self.timesteps is not None):
+            raise ConfigError("count places the timesteps itself; leave out timesteps and paper, or leave out count")
+        if self.sampling == "importance" and self.count is None:
+            raise ConfigError("sampling by importance needs a count of timesteps, such as count: 8")
         if self.timesteps is not None and (not self.timesteps or len(set(self.timesteps)) != len(self.timesteps)):
             raise ConfigError("timesteps must name at least one timestep, and each only once")
 
     def chosen_timesteps(self, plan: StorePlan, total: int) -> tuple[int, ...]:
-        """The query's timesteps for a store and a model of `total` timesteps."""
+        """The query's timesteps for a store and a model of `total` timesteps, unless they are placed by importance."""
+        if self.count is not None:
+            self._check_count(total)
+            return tuple(stratified_timesteps(self.count, total).tolist())
         chosen = self.timesteps if self.timesteps is not None else plan.timesteps
         if self.paper or not chosen:
             return tuple(dict.fromkeys(paper_timesteps(PAPER_TIMESTEPS, total).tolist()))
         return chosen
+
+    def placed_timesteps(self, store: Store, total: int) -> tuple[tuple[int, ...], NDArray[np.float64] | None]:
+        """The query's timesteps, and their weights in means over timesteps, float64[T]; None: all alike.
+
+        Raises ConfigError when more timesteps are asked for than there are.
+        """
+        if self.count is None or self.sampling == "stratified":
+            return self.chosen_timesteps(store.plan, total), None
+        self._check_count(total)
+        timesteps, weights = importance_timesteps(norm_density(store, total), self.count)
+        return tuple(timesteps.tolist()), weights
+
+    def _check_count(self, total: int) -> None:
+        if self.count is not None and self.count > total:
+            raise ConfigError(f"count: {self.count} timesteps are asked for, the model has {total}; choose fewer")
 
     def chosen_draws(self, plan: StorePlan) -> int:
         return PAPER_DRAWS if self.paper else self.draws or plan.draws
@@ -59,13 +87,19 @@ class QueryConfig:
 
 @dataclass(frozen=True)
 class EmbeddedQuery:
-    """A query's embeddings: all that any estimator needs, so that one pass over the model serves every one."""
+    """A query's embeddings: all that the estimators it was embedded for need, so that one pass serves every one."""
 
     embeddings: tuple[Embeddings, ...]
-    """By checkpoint, in the store's order; each holds one picture."""
+    """By checkpoint, in the store's order; each holds one picture. Empty when only baselines are asked for."""
     record: QueryRecord
     seconds: float
     """Wall-clock time of embedding."""
+    pixels: NDArray[np.float32]
+    """float32[C, H, W] in [-1, 1], as the model sees the picture: what `pixel` compares."""
+    features: NDArray[np.float32] | None = None
+    """float32[d]: the user's own vector of the picture, for `embedding`."""
+    steps: tuple[Embeddings, ...] = ()
+    """By checkpoint, T rows that were measured at one timestep each, when they were asked for; else empty."""
 
 
 def picture_of(image: Picture) -> Image.Image:

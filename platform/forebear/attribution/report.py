@@ -1,13 +1,14 @@
 """Writes answers as one HTML page that holds its own pictures and asks the network for nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from forebear.attribution.answer import Attribution, Fingerprint, GroupTotal
+from forebear.attribution.answer import Attribution, Fingerprint
+from forebear.attribution.report_views import ReportEntry, copy_views, group_tables, overlap, region_columns
 from forebear.data import TrainingSet
 from forebear.errors import ConfigError
 from forebear.files import write_text
@@ -16,20 +17,8 @@ from forebear.store import SIGN
 
 CARD_PIXELS, QUERY_PIXELS = 96, 256
 """Larger pictures are reduced to this side; smaller ones are enlarged by the page, without smoothing."""
-GROUPS_SHOWN = 6
-"""Groups listed for each column; the others are counted."""
 CARD_GROUPS = ("licence", "author")
 """Columns that cards name by themselves, not among the groups."""
-
-
-@dataclass(frozen=True)
-class ReportEntry:
-    """One query on the page, with the answers of any number of estimators."""
-
-    picture: Image.Image
-    title: str
-    """The prompt, or the file's name."""
-    attributions: Sequence[Attribution]
 
 
 def write_report(path: Path, entries: Sequence[ReportEntry], training_set: TrainingSet) -> None:
@@ -56,25 +45,23 @@ def write_report(path: Path, entries: Sequence[ReportEntry], training_set: Train
         queries=[data_uri(_reduced(entry.picture, QUERY_PIXELS)) for entry in entries],
         cards=_cards(answers, training_set),
         fingerprints=_distinct([answer.fingerprint for answer in answers]),
+        statistics=_first([answer.group_statistics for answer in answers]),
+        calibration=_first([answer.calibration for answer in answers]),
+        memorisation=_first([answer.memorisation for answer in answers]),
         sign=SIGN,
-        top_groups=top_groups,
+        copies=copy_views,
+        columns=region_columns,
+        group_tables=group_tables,
+        overlap=overlap,
         card_groups=CARD_GROUPS,
     )
     write_text(path, page)
 
 
-def top_groups(attribution: Attribution) -> Mapping[str, tuple[tuple[GroupTotal, ...], int]]:
-    """By column, its groups of the highest totals and how many more there are. Columns with one value say nothing."""
-    return {
-        name: (totals[:GROUPS_SHOWN], max(0, len(totals) - GROUPS_SHOWN))
-        for name, totals in attribution.group_totals.items()
-        if len(totals) > 1
-    }
-
-
 def _cards(answers: Sequence[Attribution], training_set: TrainingSet) -> Mapping[int, str]:
     """The picture of every training sample on the page as a data address, by row."""
     rows = {influence.row for answer in answers for influence in (*answer.proponents, *answer.opponents)}
+    rows |= {one.row for answer in answers if answer.memorisation for one in answer.memorisation.nearest}
     return {row: data_uri(_reduced(training_set.picture(row, CARD_PIXELS), CARD_PIXELS)) for row in sorted(rows)}
 
 
@@ -86,3 +73,8 @@ def _reduced(picture: Image.Image, side: int) -> Image.Image:
 
 def _distinct(fingerprints: Sequence[Fingerprint]) -> list[Fingerprint]:
     return list(dict.fromkeys(fingerprints))
+
+
+def _first(found: Sequence[Any]) -> Any:
+    """The first that is there: one audit made them all."""
+    return next((one for one in found if one is not None), None)

@@ -56,13 +56,12 @@ def _copy_shipped(shipped: Path, run: Run) -> None:
 
 def _embed_and_index(run: Run, workers: int) -> None:
     from forebear.attribution import build_indexes
-    from forebear.estimators import ESTIMATORS
     from forebear.index import IndexConfig
     from forebear.jobs import EmbedConfig, embed
 
     embed(run, EmbedConfig(timesteps=TIMESTEPS, workers=workers))
     click.echo("building one index for each estimator")
-    build_indexes(run, tuple(ESTIMATORS), IndexConfig())
+    build_indexes(run, None, IndexConfig())
 
 
 def _generate_and_attribute(run: Run) -> Path:

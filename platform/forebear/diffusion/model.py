@@ -26,6 +26,9 @@ from forebear.diffusion.process import noise_process
 from forebear.errors import ModelError
 
 Loss = Literal["mse", "l1"]
+Measurement = Literal["loss", "square", "output"]
+"""A scalar of a (sample, timestep, noise) whose gradient can be taken: the training loss; the mean over elements of the
+squared prediction (D-TRAK, arXiv 2311.00500); the mean over elements of the prediction (DAS, arXiv 2410.18639)."""
 
 
 class DiffusionModel:
@@ -117,9 +120,35 @@ class DiffusionModel:
         self, x0: Tensor, timesteps: Tensor, noise: Tensor, condition: Condition, loss: Loss = "mse"
     ) -> Tensor:
         """Loss of each of B (sample, timestep, noise): float32[B], the mean over the sample's own elements."""
-        error = self.predict(self.noised(x0, timesteps, noise), timesteps, condition).float()
-        error = error - self.target(x0, timesteps, noise)
-        return (error.square() if loss == "mse" else error.abs()).flatten(1).mean(1)
+        return self.measured("loss", x0, timesteps, noise, condition, loss)[0]
+
+    def measured(
+        self,
+        measurement: Measurement,
+        x0: Tensor,
+        timesteps: Tensor,
+        noise: Tensor,
+        condition: Condition,
+        loss: Loss = "mse",
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A measurement of each of B (sample, timestep, noise), and their losses without gradients: two float32[B].
+
+        Both are means over all of the sample's elements, each times its place in `mask`, float[h, w]: the measurements
+        under a mask and under its complement add up to the one without.
+        """
+        predicted = self.predict(self.noised(x0, timesteps, noise), timesteps, condition).float()
+        error = predicted - self.target(x0, timesteps, noise)
+        losses = _mean(error.square() if loss == "mse" else error.abs(), mask)
+        if measurement == "loss":
+            return losses, losses.detach()
+        elements = predicted.square() if measurement == "square" else predicted
+        return _mean(elements, mask), losses.detach()
+
+
+def _mean(elements: Tensor, mask: Tensor | None) -> Tensor:
+    """float[B, c, h, w] to the mean of each sample, [B], weighted by `mask` [h, w]."""
+    return (elements if mask is None else elements * mask).flatten(1).mean(1)
 
 
 def _square_side(size: Any) -> int:

@@ -3,8 +3,8 @@
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import field
 from itertools import pairwise
 from statistics import fmean
@@ -24,7 +24,8 @@ from forebear.diffusion.noise import draw_noise
 from forebear.diffusion.pictures import Pictures
 from forebear.diffusion.training_state import TrainingState, load_state, save_state
 from forebear.errors import ConfigError, DataError
-from forebear.progress import progress
+from forebear.files import fingerprint
+from forebear.progress import Progress, progress
 from forebear.run import Run
 
 
@@ -92,29 +93,57 @@ class TrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
-def train(run: Run, config: TrainConfig) -> bool:
+def train(
+    run: Run,
+    config: TrainConfig,
+    training_set: TrainingSet | None = None,
+    *,
+    subset: Collection[str] | None = None,
+    checkpoints: bool = True,
+    bar: Progress | None = None,
+) -> bool:
     """Train in `run`, from the start or from where it stopped; False when a signal stopped it with its state saved.
 
     An interrupted and resumed training gives the same weights, bit for bit on one machine, as one that ran through.
+
+    `training_set` is that of `config.data`, for a caller that has it open. Only the samples of `subset`, by their ids,
+    are trained on when it is given; the model's classes and vocabulary stay those of the whole set, so that the models
+    of all subsets have one shape. Without `checkpoints` nothing but the model is written at the end: for models that
+    are measured and thrown away. `bar` counts the steps in place of a bar of its own. Raises ConfigError when the run
+    was made with other settings or on another subset, DataError when the subset names samples that are not there.
     """
-    training_set = open_training_set(config.data)
+    whole = open_training_set(config.data) if training_set is None else training_set
+    chosen = whole if subset is None else _chosen(whole, subset)
     for section in ("data", "model", "training"):
         run.record(section, plain(getattr(config, section)))
-    return _Trainer(run, config, training_set).fit()
+    if subset is not None:
+        run.record("subset", {"samples": len(chosen), "ids": fingerprint(sorted(chosen.rows))})
+    return _Trainer(run, config, whole, chosen).fit(checkpoints, bar)
+
+
+def _chosen(whole: TrainingSet, subset: Collection[str]) -> TrainingSet:
+    ids = set(subset)
+    if not ids or not ids <= whole.rows.keys():
+        raise DataError(
+            f"the subset to train on has {len(ids)} samples, {len(ids - whole.rows.keys())} of which are not in the "
+            "training set; draw it from this training set"
+        )
+    return whole.where(lambda sample: sample.id in ids)
 
 
 class _Trainer:
-    def __init__(self, run: Run, config: TrainConfig, training_set: TrainingSet) -> None:
+    def __init__(self, run: Run, config: TrainConfig, whole: TrainingSet, training_set: TrainingSet) -> None:
+        """The shape of the model is decided by `whole`, of which `training_set` is trained on."""
         self.run, self.config, self.settings = run, config, config.training
         self.ids = [sample.id for sample in training_set.samples]
-        labels = [sample.label for sample in training_set.samples if sample.label is not None]
-        if config.model.conditioning == "class" and 0 < len(labels) < len(self.ids):
+        labels = [sample.label for sample in whole.samples if sample.label is not None]
+        if config.model.conditioning == "class" and 0 < len(labels) < len(whole):
             raise DataError(
-                f"{len(self.ids) - len(labels)} of {len(self.ids)} samples have no label, which a class-conditional "
+                f"{len(whole) - len(labels)} of {len(whole)} samples have no label, which a class-conditional "
                 "model needs; label them, or leave them out with data.where"
             )
-        captions = [sample.caption for sample in training_set.samples]
-        self.model = build_model(config.model, captions, max(labels, default=-1) + 1, self.settings.seed)
+        self.captions = [sample.caption for sample in whole.samples]
+        self.model = build_model(config.model, self.captions, max(labels, default=-1) + 1, self.settings.seed)
         self.pictures = Pictures(training_set, self.model)
         self.parts = nn.ModuleDict(self.model.trained_parts()).requires_grad_(True)
         for parameter in self.parts.parameters():
@@ -127,10 +156,11 @@ class _Trainer:
         self.state.restore(self.parts, self.optimiser)
         self.steps_per_epoch = math.ceil(len(self.ids) / self.settings.batch_size)
 
-    def fit(self) -> bool:
+    def fit(self, checkpoints: bool, outer: Progress | None) -> bool:
         total = self.settings.epochs * self.steps_per_epoch
         plan = self._plan(self.state.step // self.steps_per_epoch)
-        with _stop_requested() as stop, progress("training", total, "steps", self.state.step) as bar:
+        shown = progress("training", total, "steps", self.state.step) if outer is None else nullcontext(outer)
+        with _stop_requested() as stop, shown as bar:
             while self.state.step < total:
                 epoch, place = divmod(self.state.step, self.steps_per_epoch)
                 if place == 0:
@@ -139,7 +169,7 @@ class _Trainer:
                 self.state.step += 1
                 bar.advance(1, f"epoch {epoch + 1}, loss {loss:.4f}")
                 if place + 1 == self.steps_per_epoch and epoch + 1 in self.settings.closing_epochs:
-                    self._write_checkpoint(plan, total)
+                    self._close(plan, total, checkpoints)
                 if stop or self.state.step % self.settings.save_state_every == 0 or self.state.step == total:
                     save_state(self.run, self.state, self.parts, self.optimiser)
                 if stop and self.state.step < total:
@@ -190,12 +220,24 @@ class _Trainer:
         decay = decay if self.settings.ema_decay else 0.0
         torch._foreach_lerp_(list(self.state.average.values()), list(self.parts.parameters()), 1.0 - decay)
 
-    def _write_checkpoint(self, plan: EpochPlan, total: int) -> None:
+    def _close(self, plan: EpochPlan, total: int, checkpoints: bool) -> None:
+        """Write what an epoch that ends with a checkpoint leaves: the model after the last one, and the checkpoint."""
+        final = self.state.step == total
+        if not (final or checkpoints):
+            return
+        averaged = self._averaged_parts(getattr(torch, self.settings.checkpoint_dtype))
+        if checkpoints:
+            record_events(self.run, plan.table(checkpoint_name(self.state.step), self.ids))
+        if final:
+            self._save_final_model(averaged)
+        if checkpoints:
+            write_checkpoint(self.run, self._checkpoint(plan, total), averaged)
+
+    def _checkpoint(self, plan: EpochPlan, total: int) -> Checkpoint:
         step = self.state.step
-        final = step == total
         epochs = pairwise((0, *self.settings.closing_epochs))
         interval = next(end - start for start, end in epochs if end == plan.epoch + 1)
-        checkpoint = Checkpoint(
+        return Checkpoint(
             name=checkpoint_name(step),
             step=step,
             epoch=plan.epoch + 1,
@@ -204,14 +246,8 @@ class _Trainer:
             interval=interval,
             sample_count=len(self.ids),
             ema=self.settings.ema_decay > 0,
-            weights="model" if final else "here",
+            weights="model" if step == total else "here",
         )
-        record_events(self.run, plan.table(checkpoint.name, self.ids))
-        dtype = getattr(torch, self.settings.checkpoint_dtype)
-        averaged = self._averaged_parts(dtype)
-        if final:
-            self._save_final_model(averaged, dtype)
-        write_checkpoint(self.run, checkpoint, averaged)
 
     def _mean_learning_rate(self, first: int, end: int, total: int) -> float:
         """Over the steps first .. end - 1."""
@@ -227,10 +263,9 @@ class _Trainer:
             parts[part] = {name: v.to(dtype) if v.is_floating_point() else v for name, v in merged.items()}
         return parts
 
-    def _save_final_model(self, averaged: Mapping[str, Mapping[str, Tensor]], dtype: torch.dtype) -> None:
-        final: DiffusionModel = build_model(
-            self.config.model, [s.caption for s in self.pictures.training_set.samples], self._classes(), 0
-        )
+    def _save_final_model(self, averaged: Mapping[str, Mapping[str, Tensor]]) -> None:
+        dtype = getattr(torch, self.settings.checkpoint_dtype)
+        final: DiffusionModel = build_model(self.config.model, self.captions, self._classes(), 0)
         for part, module in final.trained_parts().items():
             module.load_state_dict(averaged[part])
             for parameter in module.parameters():  # not module.to(dtype): diffusers warns about that

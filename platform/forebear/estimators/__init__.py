@@ -1,5 +1,20 @@
 """TracIn, ReTrac and their kin: every one an inner product."""
 
-from forebear.estimators.estimator import ESTIMATORS, Estimator, estimator
+from forebear.estimators.curvature import Curvature, second_moment
+from forebear.estimators.estimator import Estimator
+from forebear.estimators.registry import ESTIMATORS, estimator, index_name
+from forebear.estimators.vectors import MEASUREMENTS, Blocks, Column, residuals, unit
 
-__all__ = ["ESTIMATORS", "Estimator", "estimator"]
+__all__ = [
+    "ESTIMATORS",
+    "MEASUREMENTS",
+    "Blocks",
+    "Column",
+    "Curvature",
+    "Estimator",
+    "estimator",
+    "index_name",
+    "residuals",
+    "second_moment",
+    "unit",
+]

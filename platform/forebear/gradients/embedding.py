@@ -13,14 +13,21 @@ The paper divides by |gbar_t|, which is the same without a projection. With one,
 does, and the errors cancel: cosines of similar pictures come out far closer (docs/gradients-benchmark.md, cosines
 against those by reported norms).
 
+With another scalar than the loss measured (diffusion.model.Measurement), gbar_t is its gradient:
+
+    square_mean      = 1/T sum_t  P gbar_t                        `square`: D-TRAK (Zheng et al., arXiv 2311.00500)
+    output_unit_mean = 1/T sum_t  P gbar_t / |P gbar_t|           `output`: DAS (arXiv 2410.18639, in its code)
+
 H_t is a diagonal of random signs keyed by t. Signs of different timesteps are independent, so the expected inner
 product of two `unit_matched` is the mean over t of the cosines at equal timesteps.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forebear.diffusion.conditioning import Condition
-from forebear.diffusion.model import DiffusionModel, Loss
+from forebear.diffusion.model import DiffusionModel, Loss, Measurement
 from forebear.diffusion.noise import draw_noise
 from forebear.errors import ConfigError, ForebearError
 from forebear.gradients.coverage import cover
@@ -40,6 +47,12 @@ from forebear.randomness import keyed_signs
 
 TINY = 1e-30
 """Vectors of a smaller norm are taken for zero."""
+
+VectorColumn = Literal["mean", "unit_mean", "unit_matched", "square_mean", "output_unit_mean"]
+COLUMNS: Mapping[Measurement, tuple[VectorColumn, ...]] = MappingProxyType(
+    {"loss": ("mean", "unit_mean", "unit_matched"), "square": ("square_mean",), "output": ("output_unit_mean",)}
+)
+"""By measurement, the reductions of its gradients that are kept."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,17 @@ class Draws:
     """int64[B]."""
     draws: NDArray[np.int64]
     """int64[B, T, D]: draw numbers. Gradients are averaged over D before anything else is done to them."""
+    weights: NDArray[np.float64] | None = None
+    """float64[B, T]: the share of each timestep in the means over timesteps; None: 1 / T."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError unless the shapes fit each other and nothing is empty."""
         shape = self.timesteps.shape
         fits = len(shape) == 2 and self.draws.ndim == 3 and self.draws.shape[:2] == shape
+        if self.weights is not None and self.weights.shape != shape:
+            raise ConfigError(
+                f"weights {list(self.weights.shape)} do not fit timesteps {list(shape)}; give one for each"
+            )
         if not fits or len(self.owners) != shape[0] or self.seeds.shape != shape[:1] or self.draws.size == 0:
             raise ConfigError(
                 f"draws do not fit: timesteps {list(shape)}, {len(self.owners)} owners, seeds "
@@ -70,14 +89,22 @@ class Draws:
             )
 
     @classmethod
-    def at(cls, timesteps: NDArray[np.int64], owners: Sequence[str], seed: int, draws: int = 1) -> "Draws":
-        """The same timesteps int64[T], seed and draws 0 .. draws - 1 for every owner."""
+    def at(
+        cls,
+        timesteps: NDArray[np.int64],
+        owners: Sequence[str],
+        seed: int,
+        draws: int = 1,
+        weights: NDArray[np.float64] | None = None,
+    ) -> "Draws":
+        """The same timesteps int64[T], weights float64[T], seed and draws 0 .. draws - 1 for every owner."""
         count, steps = len(owners), len(timesteps)
         return cls(
             timesteps=np.tile(np.asarray(timesteps, np.int64), (count, 1)),
             owners=tuple(owners),
             seeds=np.full(count, seed, np.int64),
             draws=np.broadcast_to(np.arange(draws, dtype=np.int64), (count, steps, draws)).copy(),
+            weights=None if weights is None else np.tile(np.asarray(weights, np.float64), (count, 1)),
         )
 
 
@@ -85,16 +112,33 @@ class Draws:
 class Embeddings:
     """The embeddings of B pictures, float32."""
 
-    mean: NDArray[np.float32]
-    """[B, k]."""
-    unit_mean: NDArray[np.float32]
-    """[B, k]."""
-    unit_matched: NDArray[np.float32]
-    """[B, k]."""
+    vectors: Mapping[VectorColumn, NDArray[np.float32]]
+    """[B, k] by column, for the measurements that were made."""
     norms: NDArray[np.float32]
-    """[B, T]: norm of the gradient, averaged over draws, as GradientBatch.norms: exact in the mode `exact`."""
+    """[B, T]: norm of the loss gradient, averaged over draws, as GradientBatch.norms: exact in the mode `exact`. NaN
+    when the loss gradient was not measured."""
     losses: NDArray[np.float32]
     """[B, T]: averaged over draws."""
+
+    def column(self, name: VectorColumn) -> NDArray[np.float32]:
+        """[B, k]; raises ConfigError when its measurement was not made."""
+        try:
+            return self.vectors[name]
+        except KeyError:
+            found = ", ".join(self.vectors) or "none"
+            raise ConfigError(f"the picture was embedded without {name}, only {found}; name its estimator") from None
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        return self.column("mean")
+
+    @property
+    def unit_mean(self) -> NDArray[np.float32]:
+        return self.column("unit_mean")
+
+    @property
+    def unit_matched(self) -> NDArray[np.float32]:
+        return self.column("unit_matched")
 
 
 class Embedder:
@@ -128,54 +172,55 @@ class Embedder:
         """k: numbers in a vector."""
         return self.engine.dim
 
-    def embed(self, x0: Tensor, condition: Condition, draws: Draws) -> Embeddings:
+    def embed(
+        self,
+        x0: Tensor,
+        condition: Condition,
+        draws: Draws,
+        *,
+        measurements: Sequence[Measurement] = ("loss",),
+        mask: Tensor | None = None,
+    ) -> Embeddings:
         """Embed clean pictures x0 float[B, c, h, w] with the conditions of B rows.
+
+        Each of `measurements` costs one gradient pass for every picture, timestep and draw. `mask` float[h, w] in
+        [0, 1] weights the elements of the measurements, losses among them.
 
         Batches are cut from the B x T measurements in one fixed way: on a CPU the same call gives the same bits, unless
         memory runs out. Then batches are halved for the rest of the call, with a warning. A gradient of norm 0 gives a
-        vector of zeros. Raises ConfigError when B or a timestep does not fit, and ForebearError when a gradient is not
-        finite or memory is short for a single measurement.
+        vector of zeros. Raises ConfigError when B, a timestep or the mask does not fit, and ForebearError when a
+        gradient is not finite or memory is short for a single measurement.
         """
-        self._check(x0, draws)
+        self._check(x0, draws, measurements, mask)
         x0 = x0.detach().to(self._device)
+        mask = None if mask is None else mask.detach().float().to(self._device)
         count, steps = draws.timesteps.shape
-        mean = torch.zeros(count, self.dim, device=self._device)  # [B, k]
-        unit_mean, unit_matched = torch.zeros_like(mean), torch.zeros_like(mean)  # [B, k]
-        norms, losses = np.empty((count, steps), np.float32), np.empty((count, steps), np.float32)
+        sums = _Sums(measurements, count, self.dim, self._device)
+        norms, losses = np.full((count, steps), np.nan, np.float32), np.empty((count, steps), np.float32)
         start, size = 0, max(1, self._batch_size // draws.draws.shape[2])
         halved = False
         while start < count * steps:
             places, columns = _batch(count, steps, start, size)
-            measured = self._measure(x0, condition, draws, places, columns)
-            if measured is None:
+            found = self._measure(_Batch(x0, condition, draws, places, columns, mask), measurements)
+            if found is None:
                 size, halved = _halved(len(places), draws.draws.shape[2]), True
                 continue
             start += len(places)
-            norms[places, columns] = measured.norms.cpu().numpy()
-            losses[places, columns] = measured.values.cpu().numpy()
-            index = torch.from_numpy(places).to(self._device)  # [U]
-            units = F.normalize(measured.vectors, eps=TINY)  # [U, k]
-            mean.index_add_(0, index, measured.vectors)
-            unit_mean.index_add_(0, index, units)
-            unit_matched.index_add_(0, index, units * self._timestep_signs(draws.timesteps[places, columns]))
+            losses[places, columns] = found.losses.cpu().numpy()
+            if "loss" in found.gradients:
+                norms[places, columns] = found.gradients["loss"].norms.cpu().numpy()
+            shares = None if draws.weights is None else draws.weights[places, columns] * steps
+            signs = self._timestep_signs(draws.timesteps[places, columns]) if "loss" in measurements else None
+            sums.add(found.gradients, places, shares, signs)
         if halved:
             rows = size * draws.draws.shape[2]
             warnings.warn(f"memory ran out; batches of {rows} fit: choose that size from the start", stacklevel=2)
-        return Embeddings(
-            mean=(mean / steps).cpu().numpy(),
-            unit_mean=(unit_mean / steps).cpu().numpy(),
-            unit_matched=(unit_matched / steps**0.5).cpu().numpy(),
-            norms=norms,
-            losses=losses,
-        )
+        return Embeddings(sums.means(steps), norms, losses)
 
-    def _measure(
-        self, x0: Tensor, condition: Condition, draws: Draws, places: NDArray[np.int64], columns: NDArray[np.int64]
-    ) -> GradientBatch | None:
+    def _measure(self, batch: "_Batch", measurements: Sequence[Measurement]) -> "_Found | None":
         """The gradients of one batch; None when memory is too short for it, with what it held given back."""
         try:
-            rows = self._rows(x0, condition, draws, places, columns)
-            return self.engine.measure(rows, group=draws.draws.shape[2])
+            return self._gradients(batch, measurements)
         except (RuntimeError, MemoryError) as problem:
             if not out_of_memory(problem):
                 raise
@@ -183,24 +228,30 @@ class Embedder:
             torch.cuda.empty_cache()
         return None
 
-    def _rows(
-        self, x0: Tensor, condition: Condition, draws: Draws, places: NDArray[np.int64], columns: NDArray[np.int64]
-    ) -> Callable[[], Tensor]:
-        """Measures U pictures `places` at their timesteps `columns`, in D rows each: losses / D, float32[U * D]."""
+    def _gradients(self, batch: "_Batch", measurements: Sequence[Measurement]) -> "_Found":
+        """Measures U pictures at their timesteps, in D rows each."""
+        draws, places, columns = batch.draws, batch.places, batch.columns
         each = int(draws.draws.shape[2])
         picture = np.repeat(places, each)  # [U * D]
         timesteps = np.repeat(draws.timesteps[places, columns], each)  # [U * D]
         noise = self._noise(draws, picture, timesteps, draws.draws[places, columns].reshape(-1)).to(self._device)
         at = torch.from_numpy(timesteps).to(self._device)
         index = torch.from_numpy(picture)
-        known = condition.rows(index)
-        clean = x0[index]  # [U * D, c, h, w]
+        known = batch.condition.rows(index)
+        clean = batch.x0[index]  # [U * D, c, h, w]
+        losses: list[Tensor] = []
 
-        def measurement() -> Tensor:
-            # The gradient of the mean over draws is wanted, and the engine adds up the rows of a group.
-            return self._model.per_sample_loss(clean, at, noise, known, self._loss) / each
+        def measure(measurement: Measurement) -> GradientBatch:
+            def rows() -> Tensor:
+                values, lost = self._model.measured(measurement, clean, at, noise, known, self._loss, batch.mask)
+                losses.append(lost / each)
+                # The gradient of the mean over draws is wanted, and the engine adds up the rows of a group.
+                return values / each
 
-        return measurement
+            return self.engine.measure(rows, group=each)
+
+        gradients = {measurement: measure(measurement) for measurement in measurements}
+        return _Found(gradients, losses[0].reshape(-1, each).sum(1))
 
     def _noise(
         self, draws: Draws, picture: NDArray[np.int64], timesteps: NDArray[np.int64], numbers: NDArray[np.int64]
@@ -224,7 +275,11 @@ class Embedder:
         signs = keyed_signs(self.dim, "timestep", self._seed, timestep)
         return torch.from_numpy(signs).to(self._device)
 
-    def _check(self, x0: Tensor, draws: Draws) -> None:
+    def _check(self, x0: Tensor, draws: Draws, measurements: Sequence[Measurement], mask: Tensor | None) -> None:
+        if not measurements or len(set(measurements)) != len(measurements):
+            raise ConfigError(f"measurements are {list(measurements)}; name at least one, and each only once")
+        if mask is not None and (mask.shape != x0.shape[2:] or not bool(((mask >= 0) & (mask <= 1)).all())):
+            raise ConfigError(f"a mask must be [{x0.shape[2]}, {x0.shape[3]}] in [0, 1], got {list(mask.shape)}")
         if x0.shape != (len(draws.owners), *self._model.x0_shape):
             raise ConfigError(
                 f"{len(draws.owners)} pictures of shape {list(self._model.x0_shape)} are needed, got {list(x0.shape)}"
@@ -234,6 +289,62 @@ class Embedder:
                 f"timesteps must lie between 0 and {self._model.total_timesteps - 1}, "
                 f"got {draws.timesteps.min()} to {draws.timesteps.max()}"
             )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """U of the B x T measurements of one call: pictures `places` at their timesteps `columns`."""
+
+    x0: Tensor
+    condition: Condition
+    draws: Draws
+    places: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    gradients: Mapping[Measurement, GradientBatch]
+    losses: Tensor
+    """float32[U]."""
+
+
+class _Sums:
+    """The columns of B pictures, summed over timesteps."""
+
+    def __init__(self, measurements: Sequence[Measurement], count: int, dim: int, device: torch.device) -> None:
+        self._sums = {
+            column: torch.zeros(count, dim, device=device)
+            for measurement in measurements
+            for column in COLUMNS[measurement]
+        }
+
+    def add(
+        self,
+        gradients: Mapping[Measurement, GradientBatch],
+        places: NDArray[np.int64],
+        shares: NDArray[np.float64] | None,
+        signs: Tensor | None,
+    ) -> None:
+        """Add the gradients of U measurements, each times its share; signs [U, k] are the diagonals of H_t."""
+        for measurement, found in gradients.items():
+            index = torch.from_numpy(places).to(found.vectors.device)  # [U]
+            vectors, units = found.vectors, F.normalize(found.vectors, eps=TINY)  # [U, k]
+            if shares is not None:
+                scale = torch.from_numpy(shares.astype(np.float32)).to(vectors.device)[:, None]  # [U, 1]
+                vectors, units = vectors * scale, units * scale
+            for column in COLUMNS[measurement]:
+                if column == "unit_matched" and signs is not None:
+                    self._sums[column].index_add_(0, index, units * signs)
+                else:
+                    self._sums[column].index_add_(0, index, units if "unit" in column else vectors)
+
+    def means(self, steps: int) -> dict[VectorColumn, NDArray[np.float32]]:
+        return {
+            column: (total / (steps**0.5 if column == "unit_matched" else steps)).cpu().numpy()
+            for column, total in self._sums.items()
+        }
 
 
 def _check_dim(model: DiffusionModel, projection: ProjectionConfig, patterns: Sequence[str]) -> None:

@@ -7,8 +7,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from forebear.config import STRICT, plain
-from forebear.diffusion.model import Loss
+from forebear.diffusion.model import Loss, Measurement
+from forebear.errors import ConfigError
 from forebear.gradients import Precision, ProjectionConfig
+from forebear.gradients.embedding import COLUMNS
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -33,6 +35,9 @@ class EmbedConfig:
     """Shell-style patterns over the denoiser's parameter names; `!` before a pattern takes out what it matches."""
     loss: Loss = "mse"
     """The loss whose gradient is taken; the one of training."""
+    measurements: tuple[Measurement, ...] = ("loss",)
+    """`loss` and what else is measured: `square` for the estimator dtrak, `output` for das. Each of them costs one more
+    gradient pass and adds a vector column to the store."""
     precision: Precision = "float32"
     """`bfloat16` lets linear layers and convolutions multiply in it: 1.4 times as fast with AVX512-BF16."""
     batch_size: Count = 32
@@ -41,6 +46,18 @@ class EmbedConfig:
     """Pictures in a shard: what a crash can cost each worker."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Single-threaded Ray actors; 0 works in this process."""
+
+    def __post_init__(self) -> None:
+        """Refuse measurements without the loss, which norms, losses and most estimators are of."""
+        if "loss" not in self.measurements or len(set(self.measurements)) != len(self.measurements):
+            raise ConfigError(f"measurements are {list(self.measurements)}; name `loss`, and each only once")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The store's vector columns."""
+        return tuple(
+            column for measurement, columns in COLUMNS.items() if measurement in self.measurements for column in columns
+        )
 
     def decisive(self) -> dict[str, Any]:
         """The settings that decide the numbers, as plain values for run.yaml."""

@@ -31,6 +31,7 @@ def plan_embedding(shards: ShardEmbedder) -> StorePlan:
         projection=dict(shards.embedder.engine.fingerprint_data()),
         dim=shards.embedder.dim,
         shard_rows=config.shard_rows,
+        columns=config.columns,
         settings={
             "noise": config.noise,
             "seed": config.seed,

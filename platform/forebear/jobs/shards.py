@@ -32,8 +32,9 @@ class ShardEmbedder:
     ConfigError when the run has no data, ModelError when it has no model, and what opening them raises.
     """
 
-    def __init__(self, run: Run, config: EmbedConfig) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: Run, config: EmbedConfig, device: str = "cpu") -> None:
+        """Gradients are computed on `device`; pictures and captions are encoded on the CPU."""
+        self.run, self.config, self._device = run, config, device
         data = parse(DataConfig, run.section("data"), str(run.settings_file))
         if not run.model_folder.is_dir():
             raise ModelError(
@@ -42,6 +43,7 @@ class ShardEmbedder:
             )
         self.training_set = open_training_set(data)
         self.model = DiffusionModel.load(run.model_folder)
+        self.model.denoiser.to(device)
         if config.timesteps > self.model.total_timesteps:
             raise ConfigError(
                 f"timesteps: {config.timesteps} are asked for, the model has {self.model.total_timesteps}; choose fewer"
@@ -87,11 +89,11 @@ class ShardEmbedder:
         events = None if self._events is None else self._events_of(self._events, name, rows)
         x0, condition = self._inputs(rows, events)
         draws = self._stratified(rows) if events is None else self._recorded(rows, events)
-        found = self.embedder.embed(x0, condition, draws)
+        found = self.embedder.embed(x0, condition, draws, measurements=self.config.measurements)
         return EmbeddingRows(
             sample_ids=self._ids(rows),
             rows=np.arange(rows.start, rows.stop, dtype=np.int64),
-            vectors={"mean": found.mean, "unit_mean": found.unit_mean, "unit_matched": found.unit_matched},
+            vectors={str(name): vectors for name, vectors in found.vectors.items()},
             norms=found.norms,
             losses=found.losses,
             timesteps=draws.timesteps.astype(np.int32),
@@ -110,7 +112,9 @@ class ShardEmbedder:
                 part = slice(start, start + self.config.batch_size)
                 pictures.append(self._x0(rows[part], None if flipped is None else flipped[part]))
                 conditions.append(self._pictures.condition(rows[part], None if dropped is None else dropped[part]))
-        return torch.cat(pictures), Condition.joined(conditions)
+        parts = vars(Condition.joined(conditions)).items()
+        condition = Condition(**{name: part.to(self._device) for name, part in parts if part is not None})
+        return torch.cat(pictures), condition
 
     def _x0(self, rows: Sequence[int], flipped: NDArray[np.bool_] | None) -> Tensor:
         try:

@@ -14,7 +14,7 @@ FORMAT_VERSION = 1
 """Of the shards and of the manifest; a change of either raises it."""
 
 VECTOR_COLUMNS = ("mean", "unit_mean", "unit_matched")
-"""Mean sketch over timesteps; mean of sketches over their gradients' norms; the same with timestep-keyed signs."""
+"""Of the loss alone; other measurements add theirs (gradients.embedding.COLUMNS)."""
 
 Count = Annotated[int, Field(ge=1)]
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

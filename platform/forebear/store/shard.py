@@ -22,6 +22,10 @@ NAMED_IN_ERRORS = 5
 """At most this many sample ids are spelled out in one message."""
 
 
+class NotFiniteError(StoreError):
+    """Samples have gradients that cannot be stored; others are not touched by it."""
+
+
 @dataclass(frozen=True)
 class EmbeddingRows:
     """Embeddings of N samples at one checkpoint, as the gradient engine gives them.
@@ -202,7 +206,7 @@ def _check_finite(checkpoint: str, rows: EmbeddingRows) -> None:
     for vectors in rows.vectors.values():
         finite &= np.isfinite(vectors).all(axis=1)
     if not finite.all():
-        raise StoreError(
+        raise NotFiniteError(
             f"the gradients of {some_of([rows.sample_ids[row] for row in np.flatnonzero(~finite)])} at checkpoint "
             f"{checkpoint} are not finite; nothing was written. Check these pictures and the checkpoint's weights"
         )

@@ -1,0 +1,82 @@
+"""The curvatures of a run on disk: one float64 matrix for each vector column and checkpoint."""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic.dataclasses import dataclass
+
+from forebear.config import STRICT, parse, plain
+from forebear.errors import ForebearError, SearchIndexError
+from forebear.estimators import Column, Curvature, second_moment
+from forebear.files import read_json, whole_file, write_json
+from forebear.run import Run
+from forebear.store import Store
+
+DESCRIPTION_FILE = "curvature.json"
+
+
+@dataclass(frozen=True, config=STRICT)
+class CurvatureDescription:
+    """What RUN/curvature/COLUMN/curvature.json says; written when every matrix is there."""
+
+    column: str
+    store_plan_hash: str
+    checkpoints: tuple[str, ...]
+    dim: int
+    """k: a matrix is float64[k, k]."""
+
+
+def curvature_folder(run: Run, column: Column) -> Path:
+    return run.folder / "curvature" / column
+
+
+def build_curvature(run: Run, store: Store, column: Column) -> None:
+    """Write the second moment of a column at every checkpoint; nothing is done when it is there already.
+
+    Reads the column once, N x k x k multiplications in float64. Matrices of an interrupted build are made again.
+    """
+    wanted = _wanted(store, column)
+    folder = curvature_folder(run, column)
+    if _described(folder, wanted):
+        return
+    (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+    for name in wanted.checkpoints:
+        moment = second_moment(store.blocks(name, column), wanted.dim)
+        with whole_file(folder / f"{name}.npy") as part, part.open("wb") as handle:
+            np.save(handle, moment)
+    write_json(folder / DESCRIPTION_FILE, plain(wanted))
+
+
+def open_curvature(run: Run, store: Store, column: Column, remedy: str) -> tuple[Curvature, ...]:
+    """The curvature of each checkpoint, in the store's order; matrices are mapped, not read.
+
+    Raises SearchIndexError with the remedy when they are missing or belong to another store.
+    """
+    wanted = _wanted(store, column)
+    folder = curvature_folder(run, column)
+    if not _described(folder, wanted):
+        raise SearchIndexError(f"{run.folder} has no curvature of {column} that belongs to its store; {remedy}")
+    try:
+        moments = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in wanted.checkpoints]
+    except (OSError, ValueError, EOFError) as broken:
+        raise SearchIndexError(f"the curvature in {folder} cannot be read ({broken}); {remedy}") from None
+    if any(moment.shape != (wanted.dim, wanted.dim) or moment.dtype != np.float64 for moment in moments):
+        raise SearchIndexError(f"the curvature in {folder} is damaged; remove the folder and {remedy}")
+    return tuple(Curvature(moment) for moment in moments)
+
+
+def has_curvature(run: Run, store: Store, column: Column) -> bool:
+    """Whether the run holds the curvatures of a column for this store."""
+    return _described(curvature_folder(run, column), _wanted(store, column))
+
+
+def _wanted(store: Store, column: Column) -> CurvatureDescription:
+    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, store.plan.dim)
+
+
+def _described(folder: Path, wanted: CurvatureDescription) -> bool:
+    try:
+        values = read_json(folder / DESCRIPTION_FILE, SearchIndexError, "")
+        return parse(CurvatureDescription, values, str(folder)) == wanted
+    except ForebearError:
+        return False
