@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from forebear.errors import DataError, JobError
-from forebear.jobs.dispatch import ATTEMPTS, dispatch
+from forebear.jobs.dispatch import Pool, SetAside, Watch, dispatch, run_on_ray
+from forebear.jobs.scheduler import Counts, Limits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -19,20 +20,24 @@ def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens
     import os
 
     from forebear.errors import DataError as SentError
+    from forebear.jobs.driving import UnworkableError as SentRefusal
 
     class Touching:
         def open(self) -> None:
             if not opens:
                 os._exit(1)
 
-        def work(self, task: str) -> None:
-            if task == "refused":
-                raise SentError("this picture cannot be read; restore it")
+        def work(self, task: str) -> str:
+            if task == "everywhere":
+                raise SentError("the weights changed; put them back")
+            if task == "unworkable":
+                raise SentRefusal("this picture cannot be read; restore it")
             attempts = len(list(folder.glob(f"{task}.attempt-*")))
             (folder / f"{task}.attempt-{attempts}").touch()
             if attempts < (deadly or {}).get(task, 0):
                 os._exit(1)
             (folder / task).touch()
+            return f"did {task}"
 
     return Touching()
 
@@ -66,20 +71,73 @@ def test_task_that_always_kills_is_set_aside(tmp_path: Path) -> None:
     assert [item.task for item in failed] == ["task-0"]
     assert "died" in failed[0].reason
     assert sorted(done) == tasks[1:]
-    assert len(list(tmp_path.glob("task-0.attempt-*"))) == ATTEMPTS
+    assert len(list(tmp_path.glob("task-0.attempt-*"))) == 3
 
 
-def test_too_many_set_aside_end_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebear.jobs.dispatch.MAX_SET_ASIDE", 1)
-    failed = dispatch(by_value(tmp_path, deadly={"task-0": 99}), ["task-0", "task-1"], 1, pytest.fail)
+class Notes(Watch[str]):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, object] = {}
+        self.reasons: list[str] = []
+        self.failed: list[SetAside[str]] = []
+        self.most_workers = 0
+        self.waited: set[str] = set()
+
+    def done(self, task: str, result: object) -> None:
+        self.results[task] = result
+
+    def retried(self, task: str, reason: str) -> None:
+        self.reasons.append(f"{task}: {reason}")
+
+    def set_aside(self, failed: SetAside[str]) -> None:
+        self.failed.append(failed)
+
+    def tick(self, counts: Counts, waiting: str) -> None:
+        self.most_workers = max(self.most_workers, counts.workers)
+        self.waited.add(waiting)
+
+
+def test_watch_hears_results_deaths_and_what_is_set_aside(tmp_path: Path) -> None:
+    notes = Notes()
+    work = by_value(tmp_path, deadly={"task-1": 1})
+    failed = run_on_ray(work, iter(["task-0", "task-1", "unworkable"]), Pool(2), notes)
+    assert notes.results == {"task-0": "did task-0", "task-1": "did task-1"}
+    assert failed == notes.failed == [SetAside("unworkable", "this picture cannot be read; restore it")]
+    assert [reason.split(":")[0] for reason in notes.reasons] == ["task-1"]
+    assert 1 <= notes.most_workers <= 2
+
+
+def test_too_many_set_aside_end_the_job(tmp_path: Path) -> None:
+    work, notes = by_value(tmp_path, deadly={"task-0": 99}), Notes()
+    failed = run_on_ray(work, ["task-0", "task-1"], Pool(1), notes, Limits(attempts=1, set_aside=1))
     assert [item.task for item in failed] == ["task-0"]
     assert not list(tmp_path.glob("task-1*"))
 
 
-def test_error_of_a_task_is_raised_as_it_is(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^this picture cannot be read; restore it$"):
-        dispatch(by_value(tmp_path), ["task-0", "refused"], 1, lambda task: None)
+def test_error_of_a_task_that_would_fail_everywhere_is_raised_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^the weights changed; put them back$"):
+        dispatch(by_value(tmp_path), ["task-0", "everywhere"], 1, lambda task: None)
     assert (tmp_path / "task-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("pool", "wish"), [(Pool(1, gpus=0.5), "1 CPU and 0.5 GPU"), (Pool(1, memory=2**50), "1048576.0 GiB of memory")]
+)
+def test_workers_that_fit_on_no_machine_are_waited_for_and_then_given_up(
+    pool: Pool, wish: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebear.jobs.ray_backend.PATIENCE", 1.5)
+    notes = Notes()
+    with pytest.raises(JobError, match=f"no machine has .*{wish}.*ask for less"):
+        run_on_ray(by_value(tmp_path), ["task-0"], pool, notes)
+    assert f"waiting for a machine with {pool.wish}" in notes.waited
+
+
+@pytest.mark.parametrize("pool", [{"workers": 0}, {"workers": 1, "gpus": 1.5}, {"workers": 1, "memory": -1}])
+def test_impossible_pools_are_refused(pool: dict[str, int]) -> None:
+    with pytest.raises(JobError):
+        Pool(**pool)
 
 
 def test_workers_that_die_while_opening(tmp_path: Path) -> None:

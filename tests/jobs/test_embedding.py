@@ -23,8 +23,6 @@ from forebear.errors import DataError, JobError, ModelError, StoreError
 from forebear.gradients import ProjectionConfig
 from forebear.gradients.embedding import Draws, Embedder
 from forebear.jobs import embed
-from forebear.jobs.dispatch import SetAside
-from forebear.jobs.embedding import report_set_aside
 from forebear.jobs.planning import plan_embedding
 from forebear.jobs.shards import ShardEmbedder
 from forebear.run import Run
@@ -234,7 +232,9 @@ def test_recorded_scheme_needs_events(class_run: Run, small, copy_run) -> None:
         embed(run, replace(small, scheme="recorded"))
 
 
-def test_shards_set_aside_are_named(embedded: Run) -> None:
-    plan = Store.open(embedded.store_folder).plan
-    with pytest.raises(JobError, match=r"shard 3 of step-00000003 \(rows 24 to 31\).*out of memory.*same command"):
-        report_set_aside(plan, [SetAside(("step-00000003", 3), "out of memory")])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there_is_said_before_anything_is_written(class_run: Run, small, copy_run) -> None:
+    run = copy_run(class_run)
+    with pytest.raises(JobError, match="PyTorch finds none"):
+        embed(run, small, gpus_per_worker=0.5)
+    assert not run.store_folder.exists()

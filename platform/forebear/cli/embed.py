@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from forebear.cli.doctor import Bytes
 from forebear.cli.options import run_option
 from forebear.config import parse, read_yaml
 from forebear.data import Columns, DataConfig
 from forebear.run import Run
+
+if TYPE_CHECKING:
+    from forebear.diffusion.model import Measurement
 
 
 @click.command()
@@ -39,9 +43,19 @@ from forebear.run import Run
     type=click.Choice(["float32", "bfloat16"]),
     help="bfloat16 is faster where the processor computes in it.  [default: float32]",
 )
+@click.option(
+    "--measurement",
+    "measurements",
+    type=click.Choice(["square", "output"]),
+    multiple=True,
+    help="Measure this beside the loss: square for dtrak, output for das; may be repeated. Each adds the time again.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Images at a time.  [default: 32]")
 @click.option("--seed", type=int, help="Seed of the measuring noise.  [default: 0]")
 @click.option("--workers", type=click.IntRange(0), help="One-thread Ray actors; 0 works in this process.  [default: 0]")
+@click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, help="Whole GPUs, or a share of one.")
+@click.option("--memory-per-worker", type=Bytes(), default=0, help="What Ray reserves for each worker, such as 4GiB.")
+@click.option("--retry-quarantined", is_flag=True, help="Try the shards again that were given up before.")
 @click.option("--restart", is_flag=True, help="Throw away the store that is there and begin anew.")
 def embed(
     run: Run,
@@ -52,6 +66,10 @@ def embed(
     group_columns: tuple[str, ...],
     config: Path | None,
     restart: bool,
+    retry_quarantined: bool,
+    gpus_per_worker: float,
+    memory_per_worker: int,
+    measurements: tuple["Measurement", ...],
     **chosen: Any,
 ) -> None:
     """Embed a run's training images, or go on where an earlier call stopped.
@@ -70,8 +88,17 @@ def embed(
     settings = parse(EmbedConfig, read_yaml(config) if config else {}, str(config))
     projection = {name: value for name in ("dim", "mode") if (value := chosen.pop(name)) is not None}
     settings = replace(settings, **{name: value for name, value in chosen.items() if value is not None})
+    if measurements:
+        settings = replace(settings, measurements=tuple(dict.fromkeys(("loss", *measurements))))
     settings = replace(settings, projection=replace(settings.projection, **projection))
-    store = embed_run(run, settings, restart=restart)
+    store = embed_run(
+        run,
+        settings,
+        restart=restart,
+        retry_quarantined=retry_quarantined,
+        gpus_per_worker=gpus_per_worker,
+        memory_per_worker=memory_per_worker,
+    )
     click.echo(
         f"embedded {len(store.ids()):,} images at {len(store.manifest.weights)} checkpoints in {run.store_folder}"
     )

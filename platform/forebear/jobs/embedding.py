@@ -1,6 +1,6 @@
 """`forebear embed`: gradient embeddings of a training set at every checkpoint of a run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -8,100 +8,174 @@ from functools import partial
 import torch
 
 from forebear.config import to_yaml
-from forebear.errors import JobError
+from forebear.errors import DataError, ForebearError, JobError
 from forebear.files import write_text
-from forebear.jobs.dispatch import SetAside, dispatch
+from forebear.jobs.dispatch import Pool, run_on_ray
+from forebear.jobs.driving import UnworkableError, Watch, run_here
 from forebear.jobs.embed_config import EmbedConfig
+from forebear.jobs.events import EventLog, RayMetrics, events_path
 from forebear.jobs.planning import plan_embedding
+from forebear.jobs.quarantine import Quarantine, QuarantinedShard, Shard
+from forebear.jobs.scheduler import Counts, SetAside
 from forebear.jobs.shards import ShardEmbedder
-from forebear.progress import progress
+from forebear.progress import Progress, progress
 from forebear.run import Run
 from forebear.store import Store, StorePlan, prepare_store, shard_done, write_manifest
-
-Shard = tuple[str, int]
-"""Checkpoint and number."""
+from forebear.store.shard import NotFiniteError
 
 SECTION = "embedding"
-"""Of run.yaml."""
+"""Of run.yaml, and the stage of progress events."""
 NAMED_IN_ERRORS = 5
 
 
-def embed(run: Run, config: EmbedConfig, *, restart: bool = False) -> Store:
+def embed(
+    run: Run,
+    config: EmbedConfig,
+    *,
+    restart: bool = False,
+    retry_quarantined: bool = False,
+    gpus_per_worker: float = 0.0,
+    memory_per_worker: int = 0,
+) -> Store:
     """Embed every sample of the run's training set at each of its checkpoints; only shards that are missing.
 
     Checkpoints are those of the run, or its model alone, with weight 1, when it was trained elsewhere. Gradients are of
     the denoiser's parameters; a text encoder's states count as input. The files are a function of the run and of
     `config.decisive()`: the same bytes for any number of workers, and after any interruption. That is why one thread
-    computes here too. Ray workers read and write the run's folder, so on several machines it must be a shared one.
+    computes here too. Ray workers read and write the run's folder, so on several machines it must be a shared one. For
+    each of them Ray reserves `gpus_per_worker` (a share below one, or whole ones) and `memory_per_worker` bytes.
 
-    `restart` first deletes the store that is there. Raises StoreError when it was made from other inputs, JobError when
-    shards kept killing their workers, and what ShardEmbedder and the gradient engine raise.
+    A shard that cannot be embedded (its workers die, a picture cannot be read, a gradient is not finite) is noted in
+    RUN/quarantine.json, the others are done, and JobError names it at the end. It is left out from then on, until
+    `retry_quarantined`. Progress is appended to RUN/progress/embedding.jsonl. `restart` first deletes the store that is
+    there. Raises StoreError when it was made from other inputs, naming them, and what ShardEmbedder and the gradient
+    engine raise about anything but a sample.
     """
     with one_thread():
-        shards = ShardEmbedder(run, config)
+        shards = ShardEmbedder(run, config, _device(gpus_per_worker) if not config.workers else "cpu")
         plan = plan_embedding(shards)
         weights = {name: checkpoint.weight for name, checkpoint in shards.checkpoints.items()}
         prepare_store(run.store_folder, plan, weights, restart=restart)
+        if restart:
+            run.quarantine_file.unlink(missing_ok=True)
         _record(run, config)
-        _embed_missing(shards, plan)
+        quarantine = Quarantine(run.quarantine_file, plan)
+        pool = Pool(config.workers, gpus=gpus_per_worker, memory=memory_per_worker) if config.workers else None
+        given_up = _embed_missing(shards, plan, quarantine, pool, retry_quarantined=retry_quarantined)
+    if len(quarantine):
+        raise JobError(describe_quarantined(quarantine.shards, given_up=given_up))
     write_manifest(run.store_folder)
     return Store.open(run.store_folder, plan)
 
 
-def _embed_missing(shards: ShardEmbedder, plan: StorePlan) -> None:
-    run, config = shards.run, shards.config
-    missing = [shard for shard in plan.shards() if not shard_done(run.store_folder, plan, *shard)]
+def _embed_missing(
+    shards: ShardEmbedder, plan: StorePlan, quarantine: Quarantine, pool: Pool | None, *, retry_quarantined: bool
+) -> bool:
+    """Whether so many shards failed that others were not begun."""
+    run = shards.run
+
+    def tasks() -> Iterator[Shard]:
+        return (shard for shard in plan.shards() if retry_quarantined or shard not in quarantine)
+
     total = plan.sample_count * len(plan.checkpoints)
-    left = sum(len(plan.shard_range(number)) for _, number in missing)
-    with progress("embedding", total, "samples", total - left) as bar:
-
-        def done(shard: Shard) -> None:
-            bar.advance(len(plan.shard_range(shard[1])), shard[0])
-
-        if config.workers == 0 or not missing:
-            _embed_here(shards, plan, missing, done)
+    with (
+        EventLog(events_path(run, SECTION)) as log,
+        progress(SECTION, total, "samples", listeners=(log, RayMetrics(run))) as bar,
+    ):
+        watch = EmbedWatch(shards, plan, quarantine, bar)
+        if pool is None or (not pool.gpus and _seem_done(run, plan, tasks())):
+            # Where nothing seems to be missing, checksums are compared here, without starting a Ray.
+            run_here(EmbedWorker(run, shards.config, plan, shards), tasks(), watch)
         else:
-            make_worker = partial(EmbedWorker, Run(run.folder.resolve()), config, plan)
-            report_set_aside(plan, dispatch(make_worker, missing, config.workers, done))
+            make_worker = partial(EmbedWorker, Run(run.folder.resolve()), shards.config, plan, gpus=pool.gpus)
+            run_on_ray(make_worker, tasks(), pool, watch)
+    return watch.left_out(quarantine) > 0
 
 
-def _embed_here(
-    shards: ShardEmbedder, plan: StorePlan, missing: Sequence[Shard], done: Callable[[Shard], None]
-) -> None:
-    for shard in missing:
-        shards.write(plan, *shard)
-        done(shard)
+def _seem_done(run: Run, plan: StorePlan, tasks: Iterator[Shard]) -> bool:
+    return all(shard_done(run.store_folder, plan, *shard, rehash=False) for shard in tasks)
 
 
 @dataclass
 class EmbedWorker:
-    """Embeds and writes shards in a Ray actor, from a run that it opens itself."""
+    """Embeds and writes shards, in a Ray actor from a run that it opens itself."""
 
     run: Run
     config: EmbedConfig
     plan: StorePlan
+    shards: ShardEmbedder | None = None
+    gpus: float = 0.0
 
     def open(self) -> None:
         torch.set_num_threads(1)
-        self._shards = ShardEmbedder(self.run, self.config)
+        self._shards = self.shards or ShardEmbedder(self.run, self.config, _device(self.gpus))
 
-    def work(self, task: Shard) -> None:
-        self._shards.write(self.plan, *task)
+    def work(self, task: Shard) -> bool:
+        """False when the shard was there and whole: checksums are compared here, by all workers at once."""
+        if shard_done(self.run.store_folder, self.plan, *task):
+            return False
+        try:
+            self._shards.write(self.plan, *task)
+        except OSError as refused:
+            raise JobError(
+                f"{self.run.store_folder} cannot be written ({refused.strerror or refused}); mend that and run the "
+                "same command, which goes on where it stopped"
+            ) from None
+        except (DataError, NotFiniteError, RuntimeError, ValueError) as problem:
+            kind = "" if isinstance(problem, ForebearError) else f"{type(problem).__name__}: "
+            raise UnworkableError(kind + " ".join(str(problem).split())[:500]) from problem
+        return True
 
 
-def report_set_aside(plan: StorePlan, set_aside: Sequence[SetAside[Shard]]) -> None:
-    """Raise JobError that names the shards that could not be embedded."""
-    if not set_aside:
-        return
-    named = [
-        f"shard {number} of {name} (rows {plan.shard_range(number).start} to {plan.shard_range(number).stop - 1})"
-        for name, number in (failed.task for failed in set_aside[:NAMED_IN_ERRORS])
-    ]
-    more = f" and {len(set_aside) - NAMED_IN_ERRORS} more" if len(set_aside) > NAMED_IN_ERRORS else ""
-    raise JobError(
-        f"not embedded, because their workers died each time: {', '.join(named)}{more} ({set_aside[-1].reason}); what "
-        "is done is kept: run the same command again, with fewer workers if memory is short"
+class EmbedWatch(Watch[Shard]):
+    """Keeps progress, the quarantine and the events of an embedding."""
+
+    def __init__(self, shards: ShardEmbedder, plan: StorePlan, quarantine: Quarantine, bar: Progress) -> None:
+        self._shards, self._plan, self._quarantine, self._bar = shards, plan, quarantine, bar
+        self._done, self._total = 0, plan.shards_per_checkpoint * len(plan.checkpoints)
+        self._note = ""
+
+    def done(self, task: Shard, result: object) -> None:
+        self._quarantine.release(task)
+        self._done += 1
+        self._note = f"shard {self._done:,}/{self._total:,}, {task[0]}"
+        (self._bar.advance if result else self._bar.found)(len(self._plan.shard_range(task[1])), self._note)
+
+    def retried(self, task: Shard, reason: str) -> None:
+        self._bar.tell("retried", checkpoint=task[0], shard=task[1], reason=reason)
+
+    def set_aside(self, failed: SetAside[Shard]) -> None:
+        samples = self._shards.training_set.samples
+        ids = [samples[row].id for row in self._plan.shard_range(failed.task[1])]
+        self._quarantine.add(failed.task, ids, failed.reason, failed.tries)
+        self._bar.tell("set_aside", checkpoint=failed.task[0], shard=failed.task[1], reason=failed.reason)
+
+    def tick(self, counts: Counts, waiting: str) -> None:
+        self._bar.facts = {"workers": counts.workers, "retried": counts.retried, "set_aside": counts.set_aside}
+        self._bar.note = waiting or self._note
+        self._bar.tick()
+
+    def left_out(self, quarantine: Quarantine) -> int:
+        """Shards that are neither done nor quarantined."""
+        return self._total - self._done - len(quarantine)
+
+
+def describe_quarantined(quarantined: Sequence[QuarantinedShard], *, given_up: bool = False) -> str:
+    """The shards that could not be embedded, their samples, and what to do."""
+    named = "; ".join(str(shard) for shard in quarantined[:NAMED_IN_ERRORS])
+    more = f"; and {len(quarantined) - NAMED_IN_ERRORS} more" if len(quarantined) > NAMED_IN_ERRORS else ""
+    rest = "too many failed to go on; what is done is kept" if given_up else "all other shards are done"
+    return (
+        f"not embedded: {named}{more}; {rest}. Mend the samples, or give workers more memory, and run the same command "
+        "with --retry-quarantined"
     )
+
+
+def _device(gpus: float) -> str:
+    """Where a process with that many GPUs computes gradients."""
+    if gpus and not torch.cuda.is_available():
+        raise JobError("a GPU is asked for and PyTorch finds none here; install PyTorch for CUDA, or ask for no GPU")
+    return "cuda" if gpus else "cpu"
 
 
 def _record(run: Run, config: EmbedConfig) -> None:
