@@ -48,3 +48,33 @@ def test_a_failing_block_still_shows_how_far_it_came(capsys: pytest.CaptureFixtu
             bar.advance(3)
             raise RuntimeError
     assert "embedding 3/10 samples (30%)" in capsys.readouterr().err
+
+
+def test_what_was_done_before_is_no_part_of_the_rate(clock: list[float]) -> None:
+    bar = Progress("embedding", total=100, unit="samples")
+    clock[0] += 10
+    bar.found(60)
+    bar.advance(20)
+    bar.facts = {"workers": 2, "retried": 1, "set_aside": 0}
+    assert bar.line() == "embedding 80/100 samples (80%), 2.0/s, 0:10 left, 2 workers, 1 retried"
+
+
+def test_listeners_hear_the_same_numbers_now_and_then(clock: list[float]) -> None:
+    heard: list[dict[str, object]] = []
+    with progress("embedding", 100, "samples", listeners=(heard.append,)) as bar:
+        for _ in range(100):
+            clock[0] += 0.1
+            bar.advance(1, "step 7")
+    assert [event["event"] for event in heard] == ["begin", *["progress"] * 4, "end"]
+    assert heard[1] | {"rate": 0, "seconds_left": 0} == {
+        "event": "progress",
+        "stage": "embedding",
+        "unit": "samples",
+        "done": 21,
+        "total": 100,
+        "rate": 0,
+        "seconds_left": 0,
+        "note": "step 7",
+    }
+    assert heard[1]["rate"] == pytest.approx(10.0)
+    assert heard[-1]["error"] is None

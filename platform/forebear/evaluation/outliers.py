@@ -1,0 +1,153 @@
+"""Does self-influence find images that do not belong to the training set?
+
+An image that is unlike all others is learnt from itself alone, so its score on itself is high (Pruthi et al., arXiv
+2002.08484). The metric needs a training set that marks by a group what was planted; `planting` makes such runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
+
+from forebear.config import STRICT, plain
+from forebear.errors import ConfigError
+from forebear.estimators import estimator
+from forebear.evaluation.evaluated_run import EvaluatedRun
+from forebear.evaluation.figures import Figure, Result, check_name, write_result
+from forebear.evaluation.metrics import Interval, bootstrap_auc, precision_at
+from forebear.evaluation.planting import FOREIGN, MISLABELLED, PLANTED_GROUP, PlantingConfig, planted_run
+from forebear.run import Run
+
+LOSS, NORM = "loss", "gradient norm"
+"""Baselines of this evaluation: the sample's mean training loss, and the mean norm of its gradient."""
+SHOWN = 24
+"""Most suspicious images that the report shows."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class OutliersConfig:
+    """Which samples are the planted ones."""
+
+    planted: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Group column and its values that mark them in the run's own training set, each value evaluated apart:
+    {source: [digits]}. Empty: images are planted, and a model is trained on them, as `planting` says."""
+    planting: PlantingConfig = field(default_factory=PlantingConfig)
+    estimators: tuple[str, ...] = ()
+    """Empty: all that the store serves. Baselines are always added: `pixel`, `random`, `loss`, `gradient norm`."""
+
+
+def run_outliers(run: Run, config: OutliersConfig, name: str = "outliers") -> Result | None:
+    """Evaluate and write RUN/evaluation/NAME; None when a signal stopped the training of a run with planted images.
+
+    Raises ConfigError when no sample, or every one, is marked, and what EvaluatedRun and `planted_run` raise.
+    """
+    check_name(name)
+    subject = run if config.planted else planted_run(run, config.planting, name)
+    if subject is None:
+        return None
+    evaluated = EvaluatedRun.open(subject)
+    estimators = evaluated.estimators(config.estimators)
+    marks = planted_samples(evaluated, config.planted or {PLANTED_GROUP: (FOREIGN, MISLABELLED)})
+    scores = {one: self_influence(evaluated, one) for one in estimators} | sample_baselines(evaluated)
+    anywhere = np.any(list(marks.values()), axis=0)
+    figures = []
+    for value, marked in marks.items():
+        kept = marked | ~anywhere  # what was planted in another way is neither right nor wrong
+        for method, found in scores.items():
+            figures += outlier_figures(method, found[kept], marked[kept], value)
+    facts = evaluated.facts([], estimators) | {
+        "subject": "" if subject is run else str(subject.folder.relative_to(run.folder)),
+        "planted": {value: int(marked.sum()) for value, marked in marks.items()},
+        "marked": np.flatnonzero(anywhere).tolist(),
+        "suspicious": {one: np.argsort(-found, kind="stable")[:SHOWN].tolist() for one, found in scores.items()},
+    }
+    result = Result("outliers", name, plain(config), tuple(figures), facts)
+    write_result(run, result, _details(evaluated, scores, marks))
+    return result
+
+
+def outlier_figures(method: str, scores: NDArray[np.floating], planted: NDArray[np.bool_], value: str) -> list[Figure]:
+    """AUC with its interval, and precision among as many first samples as were planted; both arrays are [N]."""
+    count = int(planted.sum())
+    precision = precision_at(scores, planted, count)
+    return [
+        Figure.of(method, "AUC", bootstrap_auc(scores, planted, "outliers"), count, value),
+        Figure.of(method, "precision", _proportion(precision, count), count, value),
+    ]
+
+
+def self_influence(evaluated: EvaluatedRun, name: str, ridge: float | None = None) -> NDArray[np.float64]:
+    """Each sample's score on itself, both sides from the store: float64[N].
+
+    The query's side is formed from the stored row as it is from an embedded query (for `das` without the residual), at
+    the store's own timesteps and noise. Raises what Sides.check raises.
+    """
+    method, sides = estimator(name), evaluated.sides
+    sides.check(method)
+    curvatures = sides.curvatures(method, build=True)
+    residuals, weights = sides.residuals(method), sides.weights(method)
+    found = np.zeros(len(evaluated.store))
+    for pieces in zip(*sides.blocks(method), strict=True):
+        first, count = pieces[0][0], len(pieces[0][1])
+        part = slice(first, first + count)
+        psi = method.query_rows([rows for _, rows in pieces], weights, curvatures, ridge)
+        for place, (_, rows) in enumerate(pieces):
+            phi = method.training_rows(rows, None if residuals is None else residuals[place][part])
+            found[part] += np.einsum("bk,bk->b", psi[place], phi, dtype=np.float64)
+    if method.unit_rows and curvatures is None and residuals is None:
+        return np.where(found > 0, sum(weights), 0.0)  # a cosine with itself: differences would be rounding alone
+    return found
+
+
+def sample_baselines(evaluated: EvaluatedRun) -> dict[str, NDArray[np.float64]]:
+    """What one can say of a sample without attribution, float64[N] each: the last checkpoint's mean loss and norm."""
+    last = evaluated.store.plan.checkpoint_names[-1]
+    return {
+        LOSS: evaluated.store.losses(last).mean(1, dtype=np.float64),
+        NORM: evaluated.store.norms(last).mean(1, dtype=np.float64),
+    }
+
+
+def planted_samples(evaluated: EvaluatedRun, planted: dict[str, tuple[str, ...]]) -> dict[str, NDArray[np.bool_]]:
+    """By value, which samples are marked: bool[N]. Values that no sample has are left out.
+
+    Raises ConfigError when none is left, or a value marks every sample.
+    """
+    samples = evaluated.training_set.samples
+    found = {}
+    for name, values in planted.items():
+        held = np.array([sample.groups.get(name, "") for sample in samples])
+        for value in values:
+            marked = held == value
+            if marked.all():
+                raise ConfigError(f"every image has the group {name}={value}; mark only what was planted")
+            if marked.any():
+                found[value] = marked
+    if not found:
+        asked = ", ".join(f"{name}={value}" for name, values in planted.items() for value in values)
+        offered = ", ".join(evaluated.training_set.group_names) or "no group"
+        raise ConfigError(f"no image of {evaluated.run.folder} has {asked}; its images have {offered}")
+    return found
+
+
+def _proportion(share: float, count: int) -> Interval:
+    """Wilson's interval of a share of `count`."""
+    z2 = 1.959963984540054**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = np.sqrt(z2 * share * (1 - share) / count + z2 * z2 / (4 * count**2)) / (1 + z2 / count)
+    return Interval(share, float(middle - half), float(middle + half))
+
+
+def _details(
+    evaluated: EvaluatedRun, scores: dict[str, NDArray[np.float64]], marks: dict[str, NDArray[np.bool_]]
+) -> pa.Table:
+    """One row for each sample: what it was planted as, and every method's score."""
+    planted: Sequence[str] = [
+        next((value for value, marked in marks.items() if marked[row]), "")
+        for row in range(len(evaluated.training_set))
+    ]
+    ids = [sample.id for sample in evaluated.training_set.samples]
+    return pa.table({"sample_id": ids, "planted": planted, **scores})

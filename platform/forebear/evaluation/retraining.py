@@ -1,0 +1,231 @@
+"""Trains a model on each subset and keeps its losses on the queries: the ground truth that attributions predict."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from forebear.config import parse
+from forebear.data import DataConfig, open_training_set
+from forebear.diffusion.building import ModelConfig
+from forebear.diffusion.model import DiffusionModel, Loss, weights_fingerprint
+from forebear.diffusion.noise import draw_noise, stratified_timesteps
+from forebear.diffusion.training import TrainConfig, TrainingConfig, train
+from forebear.errors import ConfigError, JobError, ModelError
+from forebear.evaluation.ground_truth import (
+    FORMAT_VERSION,
+    GroundTruth,
+    evaluation_folder,
+    keep_plan,
+    losses_file,
+    training_name,
+    write_losses,
+)
+from forebear.evaluation.lds_config import LdsConfig, Training
+from forebear.evaluation.queries import (
+    TABLE,
+    Queries,
+    generated_queries,
+    held_out,
+    read_queries,
+    validation_queries,
+    write_queries,
+)
+from forebear.evaluation.subsets import draw_subsets, write_subsets
+from forebear.jobs.dispatch import dispatch
+from forebear.jobs.embedding import one_thread
+from forebear.progress import Progress, progress
+from forebear.run import Run
+
+
+def make_ground_truth(run: Run, config: LdsConfig, name: str = "lds") -> GroundTruth | None:
+    """Retrain what is missing and measure it, in RUN/evaluation/NAME; None when a signal stopped it, all state saved.
+
+    The run is one of `forebear train`, and a model differs from the run's own in its subset and its seed alone. Each
+    model is trained in a folder of its own, which is deleted once its losses are written (unless `keep_models`). Killed
+    at any moment, the same call goes on, and the losses are those of a run that was never interrupted, for any number
+    of workers. Raises ConfigError when the folder was made from other inputs, naming them; JobError when models kept
+    killing their workers; and what opening the run and training raise.
+    """
+    with one_thread():
+        retrainer = Retrainer(run, config, name)
+        retrainer.prepare()
+        missing = retrainer.missing()
+        each = retrainer.steps
+        total = len(config.trainings()) * each
+        with progress("retraining", total, "steps", total - len(missing) * each) as bar:
+            if config.workers and missing:
+                _retrain_on_ray(retrainer, missing, bar)
+            elif not _retrain_here(retrainer, missing, bar):
+                return None
+    return GroundTruth.open(run, name)
+
+
+def _retrain_here(retrainer: "Retrainer", missing: Sequence[Training], bar: Progress) -> bool:
+    start = bar.done
+    for place, training in enumerate(missing, start=1):
+        if not retrainer.work(training, bar):
+            return False
+        # A model that was partly trained before has counted fewer steps.
+        bar.advance(start + place * retrainer.steps - bar.done, training_name(training))
+    return True
+
+
+def _retrain_on_ray(retrainer: "Retrainer", missing: Sequence[Training], bar: Progress) -> None:
+    def done(training: Training) -> None:
+        bar.advance(retrainer.steps, training_name(training))
+
+    run = Run(retrainer.run.folder.resolve())
+    make_worker = partial(RetrainWorker, run, retrainer.config, retrainer.name, retrainer.plan)
+    set_aside = dispatch(make_worker, missing, retrainer.config.workers, done)
+    if set_aside:
+        named = ", ".join(training_name(failed.task) for failed in set_aside)
+        raise JobError(
+            f"not trained, because their workers died each time: {named} ({set_aside[-1].reason}); what is done is "
+            "kept: run the same command again, with fewer workers if memory is short"
+        )
+
+
+@dataclass
+class RetrainWorker:
+    """Trains and measures models in a Ray actor, from a run that it opens itself."""
+
+    run: Run
+    config: LdsConfig
+    name: str
+    plan: Mapping[str, Any]
+
+    def open(self) -> None:
+        torch.set_num_threads(1)
+        self._retrainer = Retrainer(self.run, self.config, self.name)
+        self._retrainer.load(self.plan)
+
+    def work(self, task: Training) -> None:
+        if not self._retrainer.work(task, None):
+            raise JobError(f"{training_name(task)} was stopped by a signal; run the same command again to go on")
+
+
+class Retrainer:
+    """A run's training set and settings, and the models that an evaluation trains from them, one at a time.
+
+    `prepare` makes subsets and queries, or `load` reads those that are there; one of them comes before `work`.
+    """
+
+    def __init__(self, run: Run, config: LdsConfig, name: str) -> None:
+        self.run, self.config, self.name = run, config, name
+        self.folder = evaluation_folder(run, name)
+        origin = str(run.settings_file)
+        if not run.has_section("training"):
+            raise ConfigError(
+                f"{run.folder} was not made by `forebear train`, so its model cannot be trained again on other "
+                "samples; train one to evaluate estimators on it"
+            )
+        self.training = TrainConfig(
+            parse(DataConfig, run.section("data"), origin),
+            parse(ModelConfig, run.section("model"), origin),
+            parse(TrainingConfig, run.section("training"), origin),
+        )
+        self.training_set = open_training_set(self.training.data)
+        self.subsets = draw_subsets(self.training_set, config.subsets, config.fraction, config.seed, config.stratify)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one model."""
+        settings = self.training.training
+        return settings.epochs * -(-int(self.subsets.members[0].sum()) // settings.batch_size)
+
+    def prepare(self) -> None:
+        """Write the plan, the subsets, the queries and the run's own model's losses, as far as they are missing."""
+        if not self.run.model_folder.is_dir():
+            raise ModelError(f"{self.run.folder} has no model yet; finish `forebear train`")
+        model = DiffusionModel.load(self.run.model_folder)
+        pool = held_out(self.config.validation, self.training.data, self.training_set)
+        self.plan: Mapping[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "settings": self.config.decisive(),
+            "model": weights_fingerprint(model.trained_parts()),
+            "training": {"model": self.run.section("model"), "training": self.run.section("training")},
+            "validation": pool.fingerprint,
+            "timesteps": stratified_timesteps(self.config.timesteps, model.total_timesteps).tolist(),
+            "training_set": self.training_set.fingerprint,
+        }
+        keep_plan(self.folder, self.plan)
+        write_subsets(self.folder / "subsets.parquet", self.subsets)
+        if not (self.folder / TABLE).is_file():
+            seed = self.config.seed
+            held, held_pixels = validation_queries(self.config.validation, pool, model, seed)
+            made, made_pixels = generated_queries(self.config.generated, self.training_set, model, seed)
+            write_queries(self.folder, Queries((*held, *made), np.concatenate([held_pixels, made_pixels])))
+        self.load(self.plan)
+        if not losses_file(self.folder, None).is_file():
+            write_losses(self.folder, self.plan, None, self._measured(model))
+
+    def load(self, plan: Mapping[str, Any]) -> None:
+        """Read the queries that are there; `plan` is the evaluation's."""
+        self.plan = plan
+        self.queries = read_queries(self.folder)
+
+    def missing(self) -> list[Training]:
+        return [item for item in self.config.trainings() if not losses_file(self.folder, item).is_file()]
+
+    def work(self, training: Training, bar: Progress | None) -> bool:
+        """Train one model and write its losses; False when a signal stopped it with its state saved."""
+        subset, seed = training
+        own = Run(self.folder / "models" / training_name(training))
+        if not losses_file(self.folder, training).is_file():
+            config = replace(self.training, training=replace(self.training.training, seed=seed))
+            ids = self.subsets.of(subset)
+            if not train(own, config, self.training_set, subset=ids, checkpoints=False, bar=bar):
+                return False
+            write_losses(self.folder, self.plan, training, self._measured(DiffusionModel.load(own.model_folder)))
+        if not self.config.keep_models:
+            shutil.rmtree(own.folder, ignore_errors=True)
+        return True
+
+    def _measured(self, model: DiffusionModel) -> NDArray[np.float32]:
+        return query_losses(
+            model,
+            self.queries,
+            self.plan["timesteps"],
+            draws=self.config.draws,
+            seed=self.config.seed,
+            loss=self.training.training.loss,
+            batch_size=self.config.batch_size,
+        )
+
+
+@torch.no_grad()
+def query_losses(
+    model: DiffusionModel,
+    queries: Queries,
+    timesteps: Sequence[int],
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    loss: Loss = "mse",
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """Each query's loss at each timestep, the mean over draws: float32[Q, T].
+
+    The noise is keyed by the query, the timestep and the draw, so that every model meets the same.
+    """
+    for parameter in model.denoiser.parameters():
+        if parameter.dim() == 4:  # convolutions run faster on a CPU with their channels last
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    x0 = torch.cat([model.codec.encode(torch.from_numpy(pixels[None])) for pixels in queries.pixels])
+    places = [(query, time, draw) for query in range(len(queries)) for time in timesteps for draw in range(draws)]
+    found = np.empty(len(places), np.float32)
+    for start in range(0, len(places), batch_size):
+        rows, times, numbers = zip(*places[start : start + batch_size], strict=True)
+        asked = [queries.table[row] for row in rows]
+        noise = draw_noise(model.x0_shape, seed, [query.id for query in asked], times, numbers)
+        condition = model.condition([query.caption for query in asked], [query.label for query in asked])
+        losses = model.per_sample_loss(x0[list(rows)], torch.tensor(times), noise, condition, loss)
+        found[start : start + batch_size] = losses.numpy()
+    mean: NDArray[np.float32] = found.reshape(len(queries), len(timesteps), draws).mean(2, dtype=np.float64)
+    return mean.astype(np.float32)
