@@ -1,5 +1,8 @@
 """Curvatures on disk: built once, and used only with the store that they belong to."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,9 @@ from forebear.attribution import build_indexes
 from forebear.attribution.curvature import build_curvature, curvature_folder, has_curvature, open_curvature
 from forebear.errors import SearchIndexError
 from forebear.files import read_json, write_json
+from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
+from forebear.jobs import EmbedConfig, embed
 from forebear.run import Run
 from forebear.store import Store
 
@@ -17,11 +22,21 @@ def store(writable_run: Run) -> Store:
     return Store.open(writable_run.store_folder)
 
 
-def test_matrices_are_second_moments(writable_run: Run, store: Store) -> None:
+def test_few_samples_are_kept_as_their_gram_matrix(writable_run: Run, store: Store) -> None:
     curvatures = open_curvature(writable_run, store, "square_mean", "")
     for name, curvature in zip(store.plan.checkpoint_names, curvatures, strict=True):
         rows = store.vectors(name, "square_mean").astype(np.float64)
-        np.testing.assert_allclose(curvature.moment, rows.T @ rows / len(rows), rtol=1e-9, atol=1e-15)
+        assert len(rows) < store.plan.dim
+        np.testing.assert_allclose(curvature.matrix, rows @ rows.T / len(rows), rtol=1e-9, atol=1e-15)
+
+
+def test_many_samples_are_kept_as_their_second_moment(trained_run: Run, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(trained_run.folder, tmp_path / "short"))
+    store = embed(run, EmbedConfig(timesteps=2, projection=ProjectionConfig(dim=16)))
+    build_curvature(run, store, "mean")
+    for name, curvature in zip(store.plan.checkpoint_names, open_curvature(run, store, "mean", ""), strict=True):
+        rows = store.vectors(name, "mean").astype(np.float64)
+        np.testing.assert_allclose(curvature.matrix, rows.T @ rows / len(rows), rtol=1e-9, atol=1e-15)
 
 
 def test_build_again_changes_nothing(writable_run: Run, store: Store) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebear.errors import ConfigError
-from forebear.estimators import ESTIMATORS, Curvature, Estimator, estimator, index_name, residuals
+from forebear.estimators import ESTIMATORS, Estimator, MomentCurvature, estimator, index_name, residuals
 
 RIDGE = 0.3
 
@@ -55,7 +55,7 @@ def test_one_inner_product_is_the_sum_over_checkpoints(name: str, seed: int, che
     found = list(method.training_vectors(blocks, weights, [residuals(lost) for lost in losses]))
     assert [first for first, _ in found] == list(range(0, 7, cut))
     phi = np.concatenate([rows for _, rows in found])
-    curvatures = [Curvature(one.T.astype(np.float64) @ one.astype(np.float64) / 7) for one in train]
+    curvatures = [MomentCurvature(one.T.astype(np.float64) @ one.astype(np.float64) / 7) for one in train]
     psi = method.query_vector(query, weights, curvatures, RIDGE)
     assert phi.dtype == psi.dtype == np.float32
     exact = [[one.astype(np.float64) for one in side] for side in (train, query)]
@@ -102,7 +102,7 @@ def test_unknown_name_lists_the_names() -> None:
 def test_weights_must_fit(name: str, weights: list[float]) -> None:
     part = np.ones((1, 3), np.float32)
     with pytest.raises(ConfigError, match="positive"):
-        estimator(name).query_vector([part, part], weights, [Curvature(np.eye(3))] * 2)
+        estimator(name).query_vector([part, part], weights, [MomentCurvature(np.eye(3))] * 2)
 
 
 def test_what_an_estimator_needs_is_asked_for() -> None:

@@ -1,13 +1,18 @@
-"""The curvatures of a run on disk: one float64 matrix for each vector column and checkpoint."""
+"""The curvatures of a run on disk: one float64 matrix for each vector column and checkpoint.
 
+It is the Gram matrix, N x N, where there are fewer samples than numbers in a vector, and otherwise the second moment.
+"""
+
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic.dataclasses import dataclass
 
 from forebear.config import STRICT, parse, plain
 from forebear.errors import ForebearError, SearchIndexError
-from forebear.estimators import Column, Curvature, second_moment
+from forebear.estimators import Column, Curvature, GramCurvature, MomentCurvature, gram, second_moment
 from forebear.files import read_json, whole_file, write_json
 from forebear.run import Run
 from forebear.store import Store
@@ -22,8 +27,9 @@ class CurvatureDescription:
     column: str
     store_plan_hash: str
     checkpoints: tuple[str, ...]
-    dim: int
-    """k: a matrix is float64[k, k]."""
+    form: Literal["moment", "gram"]
+    size: int
+    """Of the matrices: k or N."""
 
 
 def curvature_folder(run: Run, column: Column) -> Path:
@@ -31,9 +37,9 @@ def curvature_folder(run: Run, column: Column) -> Path:
 
 
 def build_curvature(run: Run, store: Store, column: Column) -> None:
-    """Write the second moment of a column at every checkpoint; nothing is done when it is there already.
+    """Write the matrix of a column at every checkpoint; nothing is done when it is there already.
 
-    Reads the column once, N x k x k multiplications in float64. Matrices of an interrupted build are made again.
+    Takes N x k x min(N, k) multiplications in float64. Matrices of an interrupted build are made again.
     """
     wanted = _wanted(store, column)
     folder = curvature_folder(run, column)
@@ -41,9 +47,10 @@ def build_curvature(run: Run, store: Store, column: Column) -> None:
         return
     (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
     for name in wanted.checkpoints:
-        moment = second_moment(store.blocks(name, column), wanted.dim)
+        blocks = partial(store.blocks, name, column)
+        matrix = gram(blocks, len(store)) if wanted.form == "gram" else second_moment(blocks(), store.plan.dim)
         with whole_file(folder / f"{name}.npy") as part, part.open("wb") as handle:
-            np.save(handle, moment)
+            np.save(handle, matrix)
     write_json(folder / DESCRIPTION_FILE, plain(wanted))
 
 
@@ -57,12 +64,17 @@ def open_curvature(run: Run, store: Store, column: Column, remedy: str) -> tuple
     if not _described(folder, wanted):
         raise SearchIndexError(f"{run.folder} has no curvature of {column} that belongs to its store; {remedy}")
     try:
-        moments = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in wanted.checkpoints]
+        matrices = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in wanted.checkpoints]
     except (OSError, ValueError, EOFError) as broken:
         raise SearchIndexError(f"the curvature in {folder} cannot be read ({broken}); {remedy}") from None
-    if any(moment.shape != (wanted.dim, wanted.dim) or moment.dtype != np.float64 for moment in moments):
+    if any(matrix.shape != (wanted.size, wanted.size) or matrix.dtype != np.float64 for matrix in matrices):
         raise SearchIndexError(f"the curvature in {folder} is damaged; remove the folder and {remedy}")
-    return tuple(Curvature(moment) for moment in moments)
+    if wanted.form == "moment":
+        return tuple(MomentCurvature(matrix) for matrix in matrices)
+    return tuple(
+        GramCurvature(matrix, store.plan.dim, partial(store.blocks, name, column))
+        for name, matrix in zip(wanted.checkpoints, matrices, strict=True)
+    )
 
 
 def has_curvature(run: Run, store: Store, column: Column) -> bool:
@@ -71,7 +83,9 @@ def has_curvature(run: Run, store: Store, column: Column) -> bool:
 
 
 def _wanted(store: Store, column: Column) -> CurvatureDescription:
-    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, store.plan.dim)
+    form: Literal["moment", "gram"] = "gram" if len(store) < store.plan.dim else "moment"
+    size = min(len(store), store.plan.dim)
+    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, form, size)
 
 
 def _described(folder: Path, wanted: CurvatureDescription) -> bool:

@@ -1,6 +1,6 @@
 """TracIn, ReTrac and their kin: every one an inner product."""
 
-from forebear.estimators.curvature import Curvature, second_moment
+from forebear.estimators.curvature import Curvature, GramCurvature, MomentCurvature, gram, second_moment
 from forebear.estimators.estimator import Estimator
 from forebear.estimators.registry import ESTIMATORS, estimator, index_name
 from forebear.estimators.vectors import MEASUREMENTS, Blocks, Column, residuals, unit
@@ -12,7 +12,10 @@ __all__ = [
     "Column",
     "Curvature",
     "Estimator",
+    "GramCurvature",
+    "MomentCurvature",
     "estimator",
+    "gram",
     "index_name",
     "residuals",
     "second_moment",
