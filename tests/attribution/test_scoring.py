@@ -61,8 +61,9 @@ def baseline(name: str, attributor: Attributor, queries: list[EmbeddedQuery]) ->
     return psi.astype(np.float64) @ keyed.T.astype(np.float64)
 
 
-def direct(name: str, attributor: Attributor, queries: list[EmbeddedQuery], ridge: float = 1e-2) -> np.ndarray:
+def direct(name: str, attributor: Attributor, queries: list[EmbeddedQuery], ridge: float | None = None) -> np.ndarray:
     """float64[Q, N], one checkpoint at a time, with one solve of the whole matrix for each."""
+    ridge = ESTIMATORS[name].ridge if ridge is None else ridge
     if name in {"pixel", "random", "embedding"}:
         return baseline(name, attributor, queries)
     column = {"retrac": "unit_mean", "retrac-ridge": "unit_mean", "retrac-matched": "unit_matched"}.get(name, "mean")

@@ -6,9 +6,6 @@ from types import MappingProxyType
 from forebear.errors import ConfigError
 from forebear.estimators.estimator import Estimator
 
-RIDGE = 1e-2
-"""lambda unless an estimator or a call gives another."""
-
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
     {
         estimator.name: estimator
@@ -40,7 +37,7 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
                 "retrac-ridge",
                 "As retrac, through the inverse second moment of its training vectors at every checkpoint, summed.",
                 "unit_mean",
-                ridge=RIDGE,
+                ridge=0.3,
                 checkpoints="alike",
             ),
             Estimator(
@@ -48,21 +45,21 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
                 "As tracin, through the inverse second moment of its training vectors at every checkpoint, summed "
                 "(TRAK).",
                 "mean",
-                ridge=RIDGE,
+                ridge=1.0,
                 checkpoints="alike",
             ),
             Estimator(
                 "trak-last",
                 "As trak, at the last checkpoint alone.",
                 "mean",
-                ridge=RIDGE,
+                ridge=1.0,
                 checkpoints="last",
             ),
             Estimator(
                 "dtrak",
                 "As trak, with gradients of the prediction's mean square in place of the loss (D-TRAK).",
                 "square_mean",
-                ridge=RIDGE,
+                ridge=1e-2,
                 checkpoints="alike",
             ),
             Estimator(
@@ -71,7 +68,7 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
                 "sample weighted by its residual (DAS, without its square).",
                 "output_unit_mean",
                 residual=True,
-                ridge=RIDGE,
+                ridge=1e-3,
                 checkpoints="alike",
             ),
             Estimator("pixel", "Baseline without a model: cosine of the pixels.", "pixels", unit_rows=True),
