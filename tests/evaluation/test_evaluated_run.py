@@ -92,7 +92,8 @@ def test_facts_name_every_cost(evaluated: EvaluatedRun) -> None:
     facts = evaluated.facts(queries, ("tracin", "trak", "pixel"))
     costs = facts["costs"]
     assert costs["tracin"]["bytes_per_sample"] == 2 * (512 * 2 + 4)
-    assert costs["trak"]["curvature_bytes"] == 2 * 512 * 512 * 8
+    files = (evaluated.run.folder / "curvature" / "mean").glob("*.npy")
+    assert costs["trak"]["curvature_bytes"] == sum(np.load(file).nbytes for file in files) > 0
     assert costs["tracin"]["embedding_seconds"] > 0
     assert costs["pixel"]["embedding_seconds"] == 0
     assert all(cost["scoring_seconds"] > 0 for cost in costs.values())

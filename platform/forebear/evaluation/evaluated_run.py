@@ -149,7 +149,7 @@ class EvaluatedRun:
             made = {MEASUREMENTS[column] for column in queries[0].embeddings[0].vectors}
             seconds = float(np.median([query.seconds for query in queries])) / len(made)
         scoring = self.scoring_seconds.get(name, 0.0) / max(1, len(queries))
-        curvature = 0 if method.ridge is None else 8 * self.store.plan.dim**2 * vectors
+        curvature = 0 if method.ridge is None else 8 * min(len(self.store), self.store.plan.dim) ** 2 * vectors
         return {
             "embedding_seconds": seconds,
             "scoring_seconds": scoring,
