@@ -26,6 +26,7 @@ from forebear.attribution.indexes import indexed, open_index
 from forebear.attribution.measuring import QueryEmbedder
 from forebear.attribution.memorisation import CopyDetector, GradientNearest
 from forebear.attribution.noise_level import Band, within
+from forebear.attribution.opening import open_embedded
 from forebear.attribution.query import EmbeddedQuery, Picture, QueryConfig, picture_of
 from forebear.attribution.region import Mask, Region, region_of
 from forebear.attribution.report import write_report
@@ -33,10 +34,9 @@ from forebear.attribution.report_views import ReportEntry
 from forebear.attribution.sides import Sides
 from forebear.attribution.significance import examined
 from forebear.attribution.timesteps import contributions
-from forebear.config import parse
-from forebear.data import DataConfig, TrainingSet, open_training_set
+from forebear.data import TrainingSet
 from forebear.diffusion.model import DiffusionModel
-from forebear.errors import ConfigError, SearchIndexError, StoreError
+from forebear.errors import ConfigError, SearchIndexError
 from forebear.estimators import Estimator, estimator, index_name
 from forebear.index import VectorIndex, best_rows
 from forebear.run import Run
@@ -68,15 +68,7 @@ class Attributor:
         have changed, SearchIndexError when a named index, or every index, is missing.
         """
         run = Run(Path(run_folder))
-        data = parse(DataConfig, run.section("data"), str(run.settings_file))
-        store = Store.open(run.store_folder)
-        training_set = open_training_set(data)
-        if training_set.fingerprint != store.plan.dataset:
-            raise StoreError(
-                f"the training images of {run.folder} are not those that its store was made from; restore them, or "
-                f"embed anew with `forebear embed --run {run.folder} --restart`"
-            )
-        attributor = cls(run, store, training_set)
+        attributor = cls(run, *open_embedded(run))
         for name in names or ():
             attributor.index(name)
         if not names and not attributor.estimators:

@@ -82,10 +82,18 @@ def has_curvature(run: Run, store: Store, column: Column) -> bool:
     return _described(curvature_folder(run, column), _wanted(store, column))
 
 
+def matrix_bytes(store: Store) -> int:
+    """Of one column at one checkpoint."""
+    return 8 * _size(store) ** 2
+
+
+def _size(store: Store) -> int:
+    return min(len(store), store.plan.dim)
+
+
 def _wanted(store: Store, column: Column) -> CurvatureDescription:
     form: Literal["moment", "gram"] = "gram" if len(store) < store.plan.dim else "moment"
-    size = min(len(store), store.plan.dim)
-    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, form, size)
+    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, form, _size(store))
 
 
 def _described(folder: Path, wanted: CurvatureDescription) -> bool:

@@ -18,7 +18,7 @@ class StoreScorer:
     """Scores queries by any estimator whose columns the store holds."""
 
     def __init__(self, run: Run, store: Store, training_set: TrainingSet) -> None:
-        self._sides = Sides(run, store, training_set)
+        self.sides = Sides(run, store, training_set)
 
     def scores(
         self, estimator: str, queries: Sequence[EmbeddedQuery], ridge: float | None = None
@@ -34,7 +34,7 @@ class StoreScorer:
             raise ConfigError("there is no query to score; embed at least one")
         if ridge is not None and method.ridge is None:
             raise ConfigError(f"{estimator} has no ridge; leave it out")
-        sides = self._sides
+        sides = self.sides
         sides.check(method)
         curvatures = sides.curvatures(method, build=True)
         psi = method.query_rows(sides.query_parts(method, queries), sides.weights(method), curvatures, ridge)

@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forebear.attribution.answer import QueryRecord
+from forebear.attribution.curvature import matrix_bytes
 from forebear.attribution.measuring import QueryEmbedder
+from forebear.attribution.opening import open_embedded
 from forebear.attribution.query import EmbeddedQuery, QueryConfig
 from forebear.attribution.scoring import StoreScorer
-from forebear.attribution.sides import Sides
-from forebear.config import parse, plain
-from forebear.data import DataConfig, TrainingSet, open_training_set
+from forebear.config import plain
+from forebear.data import TrainingSet
 from forebear.diffusion.model import DiffusionModel
-from forebear.errors import ConfigError, StoreError
+from forebear.errors import ConfigError
 from forebear.estimators import ESTIMATORS, MEASUREMENTS, estimator
 from forebear.files import fingerprint, whole_file
 from forebear.gradients.embedding import Embeddings
@@ -55,27 +56,16 @@ class EvaluatedRun:
         """By estimator: of the last call of `scores`, for all of its queries."""
         self._embedder = QueryEmbedder(run, store.plan)
         self._scorer = StoreScorer(run, store, training_set)
+        self.sides = self._scorer.sides
 
     @classmethod
     def open(cls, run: Run) -> "EvaluatedRun":
         """Raises ConfigError when it is not a run, StoreError when its store is not whole or of other images."""
-        data = parse(DataConfig, run.section("data"), str(run.settings_file))
-        store = Store.open(run.store_folder)
-        training_set = open_training_set(data)
-        if training_set.fingerprint != store.plan.dataset:
-            raise StoreError(
-                f"the training images of {run.folder} are not those that its store was made from; restore them, or "
-                f"embed anew with `forebear embed --run {run.folder} --restart`"
-            )
-        return cls(run, store, training_set)
+        return cls(run, *open_embedded(run))
 
     @cached_property
     def model(self) -> DiffusionModel:
         return DiffusionModel.load(self.run.model_folder)
-
-    @cached_property
-    def sides(self) -> Sides:
-        return Sides(self.run, self.store, self.training_set)
 
     def estimators(self, asked: Sequence[str]) -> tuple[str, ...]:
         """Those asked for, or all that the store can serve when none is; the baselines `pixel` and `random` always.
@@ -149,7 +139,7 @@ class EvaluatedRun:
             made = {MEASUREMENTS[column] for column in queries[0].embeddings[0].vectors}
             seconds = float(np.median([query.seconds for query in queries])) / len(made)
         scoring = self.scoring_seconds.get(name, 0.0) / max(1, len(queries))
-        curvature = 0 if method.ridge is None else 8 * min(len(self.store), self.store.plan.dim) ** 2 * vectors
+        curvature = 0 if method.ridge is None else matrix_bytes(self.store) * vectors
         return {
             "embedding_seconds": seconds,
             "scoring_seconds": scoring,
