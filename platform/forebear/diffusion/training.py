@@ -14,7 +14,7 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from forebear.config import STRICT, plain
+from forebear.config import STRICT, parse, plain
 from forebear.data import DataConfig, TrainingSet, open_training_set
 from forebear.diffusion.building import ModelConfig, build_model, save_model
 from forebear.diffusion.checkpoint import Checkpoint, checkpoint_name, write_checkpoint
@@ -91,6 +91,16 @@ class TrainConfig:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @classmethod
+    def of_run(cls, run: Run) -> "TrainConfig":
+        """The settings that a run was trained with; raises ConfigError when it has none."""
+        origin = str(run.settings_file)
+        return cls(
+            parse(DataConfig, run.section("data"), origin),
+            parse(ModelConfig, run.section("model"), origin),
+            parse(TrainingConfig, run.section("training"), origin),
+        )
 
 
 def train(

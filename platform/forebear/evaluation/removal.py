@@ -7,32 +7,29 @@ that score highest, and the picture is made again from the same noise (the count
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from forebear.config import STRICT, parse, plain
-from forebear.data import DataConfig, TrainingSet, open_training_set
-from forebear.diffusion.building import ModelConfig
+from forebear.config import STRICT, plain
+from forebear.data import TrainingSet, open_training_set
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
 from forebear.diffusion.sampling import generate
-from forebear.diffusion.training import TrainConfig, TrainingConfig, train
+from forebear.diffusion.training import TrainConfig, train
 from forebear.errors import ConfigError, JobError
 from forebear.evaluation.asking import generated_queries, training_rows
 from forebear.evaluation.evaluated_run import Asked, EvaluatedRun
 from forebear.evaluation.figures import Figure, Result, check_name, write_result
+from forebear.evaluation.fleet import train_models
 from forebear.evaluation.ground_truth import evaluation_folder, keep_plan
 from forebear.evaluation.metrics import bootstrap_mean, bootstrap_median, top_rows
 from forebear.files import read_json, whole_file, write_json
-from forebear.jobs.dispatch import dispatch
 from forebear.jobs.embedding import one_thread
 from forebear.progress import Progress, progress
 from forebear.run import Run
@@ -79,7 +76,8 @@ def run_removal(run: Run, config: RemovalConfig, name: str = "removal") -> Resul
         missing = [task for task in tasks if not retrainer.picture_file(task).is_file()]
         done = (len(tasks) - len(missing)) * retrainer.steps
         with progress("retraining", len(tasks) * retrainer.steps, "steps", done) as bar:
-            if not _retrain(retrainer, missing, bar):
+            make = partial(Retrainer, Run(run.folder.resolve()), config, name)
+            if not train_models(retrainer, make, missing, config.workers, bar, task_name):
                 return None
     pictures = {
         estimator: [retrainer.picture((n, estimator)) for n in range(config.queries)] for estimator in estimators
@@ -165,48 +163,8 @@ def _keep(
         write_json(folder / TASKS, {"queries": queries, "removed": dict(removed)})
 
 
-def _retrain(retrainer: "Retrainer", missing: Sequence[Task], bar: Progress) -> bool:
-    config = retrainer.config
-    if config.workers and missing:
-        run = Run(retrainer.run.folder.resolve())
-        set_aside = dispatch(
-            partial(RemovalWorker, run, config, retrainer.name),
-            missing,
-            config.workers,
-            lambda task: bar.advance(retrainer.steps, task[1]),
-        )
-        if set_aside:
-            raise JobError(
-                f"{len(set_aside)} models were not trained, because their workers died each time "
-                f"({set_aside[-1].reason}); run the same command again, with fewer workers if memory is short"
-            )
-        return True
-    start = bar.done
-    for place, task in enumerate(missing, start=1):
-        if not retrainer.work(task, bar):
-            return False
-        # A model that was partly trained before has counted fewer steps.
-        bar.advance(start + place * retrainer.steps - bar.done, task[1])
-    return True
-
-
-@plain_dataclass
-class RemovalWorker:
-    """Trains models in a Ray actor, from a run that it opens itself."""
-
-    run: Run
-    config: RemovalConfig
-    name: str
-
-    def open(self) -> None:
-        torch.set_num_threads(1)
-        self._retrainer = Retrainer(self.run, self.config, self.name)
-
-    def work(self, task: Task) -> None:
-        if not self._retrainer.work(task):
-            raise JobError(
-                f"picture {task[0]} of {task[1]} was stopped by a signal; run the same command again to go on"
-            )
+def task_name(task: Task) -> str:
+    return f"picture {task[0]} of {task[1]}"
 
 
 class Retrainer:
@@ -215,12 +173,7 @@ class Retrainer:
     def __init__(self, run: Run, config: RemovalConfig, name: str) -> None:
         self.run, self.config, self.name = run, config, name
         self.folder = evaluation_folder(run, name)
-        origin = str(run.settings_file)
-        self._settings = TrainConfig(
-            parse(DataConfig, run.section("data"), origin),
-            parse(ModelConfig, run.section("model"), origin),
-            parse(TrainingConfig, run.section("training"), origin),
-        )
+        self._settings = TrainConfig.of_run(run)
 
     @property
     def count(self) -> int:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from forebear.config import parse
-from forebear.data import DataConfig, open_training_set
-from forebear.diffusion.building import ModelConfig
+from forebear.data import open_training_set
 from forebear.diffusion.model import DiffusionModel, Loss, weights_fingerprint
 from forebear.diffusion.noise import draw_noise, stratified_timesteps
-from forebear.diffusion.training import TrainConfig, TrainingConfig, train
-from forebear.errors import ConfigError, JobError, ModelError
+from forebear.diffusion.training import TrainConfig, train
+from forebear.errors import ConfigError, ModelError
+from forebear.evaluation.fleet import train_models
 from forebear.evaluation.ground_truth import (
     FORMAT_VERSION,
     GroundTruth,
@@ -37,7 +36,6 @@ from forebear.evaluation.queries import (
     write_queries,
 )
 from forebear.evaluation.subsets import draw_subsets, write_subsets
-from forebear.jobs.dispatch import dispatch
 from forebear.jobs.embedding import one_thread
 from forebear.progress import Progress, progress
 from forebear.run import Run
@@ -59,55 +57,18 @@ def make_ground_truth(run: Run, config: LdsConfig, name: str = "lds") -> GroundT
         each = retrainer.steps
         total = len(config.trainings()) * each
         with progress("retraining", total, "steps", total - len(missing) * each) as bar:
-            if config.workers and missing:
-                _retrain_on_ray(retrainer, missing, bar)
-            elif not _retrain_here(retrainer, missing, bar):
+            here = Run(run.folder.resolve())
+            make = partial(opened, here, config, name, retrainer.plan)
+            if not train_models(retrainer, make, missing, config.workers, bar, training_name):
                 return None
     return GroundTruth.open(run, name)
 
 
-def _retrain_here(retrainer: "Retrainer", missing: Sequence[Training], bar: Progress) -> bool:
-    start = bar.done
-    for place, training in enumerate(missing, start=1):
-        if not retrainer.work(training, bar):
-            return False
-        # A model that was partly trained before has counted fewer steps.
-        bar.advance(start + place * retrainer.steps - bar.done, training_name(training))
-    return True
-
-
-def _retrain_on_ray(retrainer: "Retrainer", missing: Sequence[Training], bar: Progress) -> None:
-    def done(training: Training) -> None:
-        bar.advance(retrainer.steps, training_name(training))
-
-    run = Run(retrainer.run.folder.resolve())
-    make_worker = partial(RetrainWorker, run, retrainer.config, retrainer.name, retrainer.plan)
-    set_aside = dispatch(make_worker, missing, retrainer.config.workers, done)
-    if set_aside:
-        named = ", ".join(training_name(failed.task) for failed in set_aside)
-        raise JobError(
-            f"not trained, because their workers died each time: {named} ({set_aside[-1].reason}); what is done is "
-            "kept: run the same command again, with fewer workers if memory is short"
-        )
-
-
-@dataclass
-class RetrainWorker:
-    """Trains and measures models in a Ray actor, from a run that it opens itself."""
-
-    run: Run
-    config: LdsConfig
-    name: str
-    plan: Mapping[str, Any]
-
-    def open(self) -> None:
-        torch.set_num_threads(1)
-        self._retrainer = Retrainer(self.run, self.config, self.name)
-        self._retrainer.load(self.plan)
-
-    def work(self, task: Training) -> None:
-        if not self._retrainer.work(task, None):
-            raise JobError(f"{training_name(task)} was stopped by a signal; run the same command again to go on")
+def opened(run: Run, config: LdsConfig, name: str, plan: Mapping[str, Any]) -> "Retrainer":
+    """A retrainer for models of an evaluation that is prepared."""
+    retrainer = Retrainer(run, config, name)
+    retrainer.load(plan)
+    return retrainer
 
 
 class Retrainer:
@@ -119,17 +80,12 @@ class Retrainer:
     def __init__(self, run: Run, config: LdsConfig, name: str) -> None:
         self.run, self.config, self.name = run, config, name
         self.folder = evaluation_folder(run, name)
-        origin = str(run.settings_file)
         if not run.has_section("training"):
             raise ConfigError(
                 f"{run.folder} was not made by `forebear train`, so its model cannot be trained again on other "
                 "samples; train one to evaluate estimators on it"
             )
-        self.training = TrainConfig(
-            parse(DataConfig, run.section("data"), origin),
-            parse(ModelConfig, run.section("model"), origin),
-            parse(TrainingConfig, run.section("training"), origin),
-        )
+        self.training = TrainConfig.of_run(run)
         self.training_set = open_training_set(self.training.data)
         self.subsets = draw_subsets(self.training_set, config.subsets, config.fraction, config.seed, config.stratify)
 
@@ -173,16 +129,16 @@ class Retrainer:
     def missing(self) -> list[Training]:
         return [item for item in self.config.trainings() if not losses_file(self.folder, item).is_file()]
 
-    def work(self, training: Training, bar: Progress | None) -> bool:
+    def work(self, task: Training, bar: Progress | None = None) -> bool:
         """Train one model and write its losses; False when a signal stopped it with its state saved."""
-        subset, seed = training
-        own = Run(self.folder / "models" / training_name(training))
-        if not losses_file(self.folder, training).is_file():
+        subset, seed = task
+        own = Run(self.folder / "models" / training_name(task))
+        if not losses_file(self.folder, task).is_file():
             config = replace(self.training, training=replace(self.training.training, seed=seed))
             ids = self.subsets.of(subset)
             if not train(own, config, self.training_set, subset=ids, checkpoints=False, bar=bar):
                 return False
-            write_losses(self.folder, self.plan, training, self._measured(DiffusionModel.load(own.model_folder)))
+            write_losses(self.folder, self.plan, task, self._measured(DiffusionModel.load(own.model_folder)))
         if not self.config.keep_models:
             shutil.rmtree(own.folder, ignore_errors=True)
         return True
