@@ -2,61 +2,33 @@
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import closing
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image
 
-from forebear.data.cells import Cells, cell_content, class_names_of
-from forebear.data.columns import Columns
+from forebear.data.cells import class_names_of
 from forebear.data.occurrences import Occurrences
-from forebear.data.sample import Entry, Quarantined, Sample
+from forebear.data.rows import SCAN_ROWS, RowSource
+from forebear.data.sample import Entry, Quarantined
 from forebear.data.storage import Storage, StoredFile, unreadable
 from forebear.errors import DataError
-from forebear.images import UnreadableImage, decode
+from forebear.images import UnreadableImage
 
 FILE_MAGIC = b"ARROW1\0\0"
 """Starts Arrow's file format, which holds the same messages as a stream from here on."""
 END = (b"", b"\0\0\0\0", b"\xff\xff\xff\xff\0\0\0\0")
 """What stands where a stream ends: nothing, or the marker of an old or a new writer."""
-SCAN_ROWS = 256
 
 
-class ArrowSource:
+class ArrowSource(RowSource):
     """Rows of one or more Arrow files or streams, read in record batches.
 
     Locators keep where a row's record batch starts, so that its picture is read without those before it.
     """
 
-    def __init__(
-        self, storage: Storage, files: Sequence[StoredFile], image_column: str, columns: Columns, max_bytes: int
-    ) -> None:
-        self._storage, self._files, self._image_column = storage, files, image_column
-        self._cells = Cells(image_column, columns, max_bytes)
-        self._column = lru_cache(maxsize=4)(self._read_column)
-
-    def files(self) -> Iterator[StoredFile]:
-        return iter(self._files)
-
-    def scan(self) -> Iterator[Entry]:
-        with closing(Occurrences()) as seen:
-            for number, file in enumerate(self._files):
-                yield from self._scan_file(number, file.name, seen)
-
-    def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - rows have their own size
-        number, start, row = (int(part) for part in sample.locator.split(":"))
-        name = self._files[number].name
-        try:
-            column = self._column(name, self._storage.version(name), start)
-            return decode(cell_content(column[row].as_py())[1])
-        except (UnreadableImage, IndexError, OSError) as reason:
-            raise DataError(
-                f"{self._storage.place(name)}, byte {start:,}, row {row} was readable and is not any more ({reason}); "
-                "restore the file or scan again"
-            ) from None
+    def _part(self, part: int) -> str:
+        return f"byte {part:,}"
 
     def _scan_file(self, number: int, name: str, seen: Occurrences) -> Iterator[Entry]:
         place, row_in_file = self._storage.place(name), 0
@@ -86,12 +58,12 @@ class ArrowSource:
             yield start, batch
             start = end
 
-    def _read_column(self, name: str, version: Hashable, start: int) -> pa.Array:  # noqa: ARG002
+    def _read_column(self, name: str, version: Hashable, part: int) -> pa.Array:  # noqa: ARG002
         place = self._storage.place(name)
         with _reading(place):
             handle = self._storage.open(name)
             schema, _ = _schema(handle, place)
-            return _batch(handle, schema, start, place)[0].column(self._image_column)
+            return _batch(handle, schema, part, place)[0].column(self._image_column)
 
 
 class _reading:  # noqa: N801 - used as a statement
