@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from html.parser import HTMLParser
 
 # Set before any test imports these libraries; Ray's workers inherit them.
 os.environ.update(
@@ -40,3 +41,36 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+class HtmlPage(HTMLParser):
+    """Collects tags and attributes; fails on a tag that is closed out of turn."""
+
+    VOID = ("img", "meta", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="session")
+def html_page() -> type[HtmlPage]:
+    """Reads a page: `html_page(text).tags`."""
+    return HtmlPage

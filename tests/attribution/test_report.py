@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,30 +11,6 @@ from PIL import Image
 from forebear.attribution import Attribution, Attributor, ReportEntry, write_report
 from forebear.attribution.report_views import group_tables, overlap, region_columns
 from forebear.errors import ConfigError
-
-VOID = {"img", "meta", "br"}
-
-
-class Page(HTMLParser):
-    """Collects tags and attributes; fails on a tag that is closed out of turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +29,19 @@ def text(attributor: Attributor, answers: tuple[Attribution, ...], tmp_path_fact
     return path.read_text(encoding="utf-8")
 
 
-def test_page_is_well_formed(text: str) -> None:
+def test_page_is_well_formed(text: str, html_page) -> None:
     assert text.startswith("<!doctype html>")
-    page = Page(text)
+    page = html_page(text)
     assert page.open == []
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
-def test_page_asks_the_network_for_nothing(text: str) -> None:
+def test_page_asks_the_network_for_nothing(text: str, html_page) -> None:
     assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|<link", text)
-    for attributes in Page(text).all("img"):
+    for attributes in html_page(text).all("img"):
         assert attributes["src"].startswith("data:image/png;base64,")
-    assert all(attributes["href"].startswith("#") for attributes in Page(text).all("a"))
+    assert all(attributes["href"].startswith("#") for attributes in html_page(text).all("a"))
 
 
 def test_page_names_every_influence(text: str, answers: tuple[Attribution, ...]) -> None:
@@ -86,27 +61,27 @@ def test_page_says_sign_and_fingerprints(text: str, answers: tuple[Attribution, 
         assert value in text
 
 
-def test_captions_cannot_become_markup(text: str) -> None:
-    page = Page(text)
+def test_captions_cannot_become_markup(text: str, html_page) -> None:
+    page = html_page(text)
     assert "&lt;script&gt;" in text
     assert "<b>again</b>" not in text
     assert not any("onload" in attributes for _, attributes in page.tags)
 
 
-def test_every_picture_has_words(text: str, answers: tuple[Attribution, ...]) -> None:
-    pictures = Page(text).all("img")
+def test_every_picture_has_words(text: str, answers: tuple[Attribution, ...], html_page) -> None:
+    pictures = html_page(text).all("img")
     nearest = {one.row for one in answers[0].memorisation.nearest}
     assert len(pictures) == 2 * (1 + 1 + len(nearest)) + 2 * 2 * 2 * 3
     assert all(attributes["alt"] for attributes in pictures)
 
 
-def test_near_copy_is_told_first_with_both_pictures(text: str, answers: tuple[Attribution, ...]) -> None:
+def test_near_copy_is_told_first_with_both_pictures(text: str, answers: tuple[Attribution, ...], html_page) -> None:
     found = answers[0].memorisation
     assert found.near_copy
     assert text.index("Near copy of a training image") < text.index("Proponents")
     for one in found.nearest:
         assert f"{one.measure}: {'cosine' if one.similarity else 'distance'} {one.value:.3g}" in text
-    words = [attributes["alt"] for attributes in Page(text).all("img")]
+    words = [attributes["alt"] for attributes in html_page(text).all("img")]
     assert "The query again: digit five" in words
     assert f"Nearest training image {found.nearest[0].caption}" in words
 
@@ -151,7 +126,7 @@ def test_percentiles_against_the_null_are_said(text: str, answers: tuple[Attribu
     assert "24 training images, chosen by seed 0" in text
 
 
-def test_regions_stand_beside_the_whole_picture(attributor: Attributor, tmp_path: Path) -> None:
+def test_regions_stand_beside_the_whole_picture(attributor: Attributor, tmp_path: Path, html_page) -> None:
     picture = attributor.training_set.picture(5)
     answers = attributor.attribute_all(picture, label=3, top_k=4, regions=[(0, 0, 8, 4), (0, 4, 8, 8)])
     entry = ReportEntry(picture, "five", answers)
@@ -162,7 +137,7 @@ def test_regions_stand_beside_the_whole_picture(attributor: Attributor, tmp_path
     assert overlap(upper, whole) == (len(shared), 4)
     attributor.report(tmp_path / "r.html", [entry])
     text = (tmp_path / "r.html").read_text()
-    page = Page(text)
+    page = html_page(text)
     assert page.open == []
     assert f"{len(shared)} of 4 proponents are the whole picture's too" in text
     assert sum("outlined" in attributes["alt"] for attributes in page.all("img")) == 2
@@ -179,8 +154,8 @@ def test_answer_about_a_region_alone_is_shown(attributor: Attributor, tmp_path: 
     assert "Percentiles" not in text
 
 
-def test_headings_do_not_skip_a_level(text: str) -> None:
-    levels = [int(tag[1]) for tag, _ in Page(text).tags if re.fullmatch("h[1-6]", tag)]
+def test_headings_do_not_skip_a_level(text: str, html_page) -> None:
+    levels = [int(tag[1]) for tag, _ in html_page(text).tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
 

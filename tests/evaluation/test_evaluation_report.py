@@ -1,7 +1,6 @@
 """The page and the table of all evaluations: whole, self-contained, with every figure, baseline and cost."""
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,28 +16,6 @@ from forebear.evaluation.outliers import OutliersConfig, run_outliers
 from forebear.evaluation.report import shown, write_evaluation_report
 from forebear.evaluation.specificity import SpecificityConfig, run_specificity
 from forebear.run import Run
-
-VOID = {"img", "meta", "br", "line"}
-
-
-class Page(HTMLParser):
-    """Collects tags; fails on a tag that is closed out of turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 def lds_result(name: str = "lds", **facts: object) -> Result:
@@ -75,8 +52,8 @@ def page(run: Run) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_page_is_well_formed_and_asks_the_network_for_nothing(page: str) -> None:
-    parsed = Page(page)
+def test_page_is_well_formed_and_asks_the_network_for_nothing(page: str, html_page) -> None:
+    parsed = html_page(page)
     assert parsed.open == []
     for _, attributes in parsed.tags:
         for name in ("src", "href"):
