@@ -35,9 +35,9 @@ from forebear.attribution.sides import Sides
 from forebear.attribution.significance import examined
 from forebear.attribution.timesteps import contributions
 from forebear.data import TrainingSet
-from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError, SearchIndexError
-from forebear.estimators import Estimator, estimator, index_name
+from forebear.estimators import Estimator, index_name
+from forebear.estimators import estimator as estimator_named
 from forebear.index import VectorIndex, best_rows
 from forebear.run import Run
 from forebear.store import Store
@@ -258,7 +258,7 @@ class Attributor:
         """The null of an estimator, computed when it is first needed and then kept in the run."""
         key = name, audit.references, audit.seed
         if key not in self._calibrations:
-            method = _estimator(name)
+            method = estimator_named(name)
             self._calibrations[key] = calibrate(self.run, self._sides, method, self.index(name), audit)
         return self._calibrations[key]
 
@@ -266,8 +266,8 @@ class Attributor:
         """Compute ahead what the answers of the named estimators need, or of all, so that no query waits for it."""
         for name in names or self.estimators:
             self.calibration(name, audit)
-        model = DiffusionModel.load(self.run.model_folder)
-        self._detector(audit, model.image_channels, model.image_size)
+        channels, size, _ = self._sides.picture_shape
+        self._detector(audit, channels, size)
 
     def report(self, path: str | PathLike[str], entries: Sequence[ReportEntry]) -> None:
         """Write answers about this run as one self-contained HTML page."""
@@ -295,7 +295,7 @@ class Attributor:
         """The estimator, after everything that can be refused before a picture is embedded."""
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}; ask for at least 1 image")
-        method = _estimator(name)
+        method = estimator_named(name)
         self._sides.check(method)
         self.index(name)
         return method
@@ -330,7 +330,7 @@ class Attributor:
         if not alike or not embedded.embeddings or record.seed != plan.settings.get("seed"):
             return None
         for name in COPY_ESTIMATORS:
-            method = _estimator(name)
+            method = estimator_named(name)
             if name in self.estimators and method.column in embedded.embeddings[0].vectors:
                 weight = float(sum(self._sides.weights(method)))
                 scores = self._scores(method, [embedded])[0]
@@ -366,7 +366,3 @@ class Attributor:
 
 def _numbers(values: NDArray[np.float64]) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]
-
-
-_estimator = estimator
-"""By another name, because arguments have this one."""

@@ -9,7 +9,7 @@ from forebear.attribution.query import EmbeddedQuery
 from forebear.attribution.sides import Sides
 from forebear.data import TrainingSet
 from forebear.errors import ConfigError
-from forebear.estimators import estimator
+from forebear.estimators import estimator as estimator_named
 from forebear.run import Run
 from forebear.store import Store
 
@@ -29,7 +29,7 @@ class StoreScorer:
         and kept in it. Raises ConfigError for an unknown estimator, one whose measurement the store or a query lacks,
         a `ridge` for an estimator without one, and no queries.
         """
-        method = _method(estimator)
+        method = estimator_named(estimator)
         if not queries:
             raise ConfigError("there is no query to score; embed at least one")
         if ridge is not None and method.ridge is None:
@@ -48,7 +48,3 @@ class StoreScorer:
                 residual = None if residuals is None else residuals[place][part]
                 scores[:, part] += psi[place] @ method.training_rows(rows.astype(np.float64), residual).T
         return scores
-
-
-_method = estimator
-"""By another name, because the argument of `scores` has this one."""

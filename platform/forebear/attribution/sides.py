@@ -76,7 +76,7 @@ class Sides:
         if method.column == "features":
             return int(read_features(self.run, self.store.plan.dataset).shape[1])
         if method.column == "pixels":
-            return int(np.prod(reduced_pixels(np.zeros((1, *self._picture_shape), np.float32)).shape))
+            return int(np.prod(reduced_pixels(np.zeros((1, *self.picture_shape), np.float32)).shape))
         return len(self.store.plan.checkpoints) * self.store.plan.dim
 
     def blocks(self, method: Estimator) -> list[Blocks]:
@@ -152,7 +152,7 @@ class Sides:
         return range(0, len(self.store), BLOCK_ROWS)
 
     def _pixel_blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        channels, size, _ = self._picture_shape
+        channels, size, _ = self.picture_shape
         for start in self._starts():
             rows = range(start, min(start + BLOCK_ROWS, len(self.store)))
             yield start, reduced_pixels(self._training_set.pixels(rows, size, channels))
@@ -169,7 +169,8 @@ class Sides:
         return open_training_set(parse(DataConfig, self.run.section("data"), str(self.run.settings_file)))
 
     @cached_property
-    def _picture_shape(self) -> tuple[int, int, int]:
+    def picture_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the pictures that the model sees."""
         model = DiffusionModel.load(self.run.model_folder)
         return model.image_channels, model.image_size, model.image_size
 
