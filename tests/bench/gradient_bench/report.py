@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from forebear.files import write_json, write_text
+from gradient_bench import processor
 
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
 PACKAGES = ("forebear", "torch", "diffusers", "numpy")
 
 INTRODUCTION = """# What a per-sample gradient costs, and what its projection keeps
@@ -29,7 +29,7 @@ Written by `tests/bench/bench_gradients.py`; the same figures are in [`{stem}.js
 **Speed** is a multiple of the plain float32 training step's (forward and backward with weight gradients, no optimiser):
 the median over {rounds} rounds of the ratio of processor times within a round, with its quartiles; one process, one
 thread, all variants in turn. **Samples/s** is per second of one core. **Memory** is the peak above the loaded model, in
-a process of its own, as a multiple of the training step's.
+a process of its own, as a multiple of the training step's. bfloat16 is measured on processors that multiply in it.
 
 Fidelity compares inner products and cosines over all pairs of {pictures} training pictures at one timestep with those
 of whole gradients that autograd gave sample by sample: means over timesteps and {seeds} projection seeds. **Error** is
@@ -53,14 +53,13 @@ Fidelity with a noise for each picture, one seed. Measured on {measured}{kept}.
 
 def machine() -> dict[str, Any]:
     """The processor, what it can, and the versions that ran on it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines() if Path("/proc/cpuinfo").exists() else []
-    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    about = processor.description()
     names = ("vendor_id", "cpu family", "model")
     return {
         "processor": about.get("model name", platform.processor()),
         "identity": ", ".join(f"{name} {about[name]}" for name in names if name in about),
         "cores": os.cpu_count(),
-        "flags": {flag: flag in about.get("flags", "").split() for flag in FLAGS},
+        "flags": processor.flags(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
     }

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from forebear.gradients import GradientBatch, GradientEngine, Precision, ProjectionConfig
 from forebear.jobs.doctor_costs import Work
 from gradient_bench.models import Batch
+from gradient_bench.processor import multiplies_bfloat16
 
 STEP = "training step"
 """R: what every cost is a ratio to."""
@@ -48,7 +49,7 @@ class Sketch:
 
 
 def sketches(dims: tuple[int, ...] = DIMS) -> tuple[Sketch, ...]:
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
     middle = dims[len(dims) // 2]
     return tuple(
         Sketch(mode, dim, precision)
@@ -63,7 +64,7 @@ def works(batch: Batch, chosen: tuple[Sketch, ...]) -> Mapping[str, Callable[[],
     return {
         STEP: lambda: _step(batch),
         "training step, channels last": lambda: _step(_copy(batch, channels_last=True)),
-        "training step, bfloat16 autocast": lambda: _step(batch, autocast=True),
+        **({"training step, bfloat16 autocast": lambda: _step(batch, autocast=True)} if multiplies_bfloat16() else {}),
         "forward": lambda: _forward(batch),
         "activations-only backward": lambda: _activations(_copy(batch)),
         "torch.func vmap(grad)": lambda: _vmap(batch),
