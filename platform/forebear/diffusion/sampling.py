@@ -8,6 +8,7 @@ from torch import Tensor
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.noise import draw_noise
+from forebear.diffusion.process import Move
 from forebear.errors import ConfigError
 
 
@@ -34,17 +35,53 @@ def generate(
         raise ConfigError(
             f"{len(captions)} captions, {len(labels)} labels and {len(seeds)} seeds; give one of each per picture"
         )
+    x = denoise_along(
+        model,
+        starting_noise(model, seeds),
+        model.process.moves(steps),
+        captions,
+        labels,
+        guidance,
+        None if on_step is None else lambda step, _: on_step(step),
+    )
+    return decoded(model, x)
+
+
+def starting_noise(model: DiffusionModel, seeds: Sequence[int]) -> Tensor:
+    """The noise that pictures start from, float32[B, c, h, w]; each row is keyed by its seed alone."""
+    return torch.cat([draw_noise(model.x0_shape, seed, ["generate"], [model.total_timesteps], [0]) for seed in seeds])
+
+
+@torch.no_grad()
+def denoise_along(
+    model: DiffusionModel,
+    x: Tensor,
+    moves: Sequence[Move],
+    captions: Sequence[str],
+    labels: Sequence[int | None],
+    guidance: float,
+    on_move: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Where `moves` lead B noisy x, float[B, c, h, w], with classifier-free guidance.
+
+    `on_move` is called after each move with the number of moves made and x there.
+    """
     condition = model.condition(captions, labels)
-    empty = None if guidance == 1.0 else model.conditioner.unconditional(len(seeds))
+    empty = None if guidance == 1.0 else model.conditioner.unconditional(len(x))
     both = condition if empty is None else Condition.joined([condition, empty])
-    x = torch.cat([draw_noise(model.x0_shape, seed, ["generate"], [model.total_timesteps], [0]) for seed in seeds])
-    for step, move in enumerate(model.process.moves(steps)):
+    for made, move in enumerate(moves):
         batch = x if empty is None else torch.cat([x, x])  # [B or 2 B, c, h, w]
         output = model.denoise(batch, move.time.repeat(len(batch)), both)
         if empty is not None:
             told, untold = output.chunk(2)
             output = untold + guidance * (told - untold)
         x = move.follow(x, output)
-        if on_step is not None:
-            on_step(step + 1)
-    return model.codec.decode(x).clamp(-1.0, 1.0)
+        if on_move is not None:
+            on_move(made + 1, x)
+    return x
+
+
+@torch.no_grad()
+def decoded(model: DiffusionModel, x0: Tensor) -> Tensor:
+    """Pixels float32[B, C, H, W] in [-1, 1] of clean x0, float[B, c, h, w]."""
+    return model.codec.decode(x0).clamp(-1.0, 1.0)
