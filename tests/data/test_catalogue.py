@@ -18,6 +18,7 @@ from forebear.data.digits import DigitsSource
 from forebear.data.folder import FolderSource
 from forebear.data.occurrences import Occurrences
 from forebear.data.sample import Entry
+from forebear.data.scanning import Scan
 from forebear.errors import DataError
 from forebear.files import fingerprint, fingerprint_of_items
 
@@ -154,13 +155,13 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """One entry for every scan of a folder."""
     seen: list[None] = []
-    scan = FolderSource.scan
+    parts = FolderSource.parts
 
-    def counted(source: FolderSource) -> Iterator[Entry]:
+    def counted(source: FolderSource, scan: Scan) -> Iterator[Iterator[Entry]]:
         seen.append(None)
-        return scan(source)
+        return parts(source, scan)
 
-    monkeypatch.setattr(FolderSource, "scan", counted)
+    monkeypatch.setattr(FolderSource, "parts", counted)
     return seen
 
 

@@ -1,5 +1,6 @@
 """Image sources become samples: id, image, caption, groups."""
 
+from forebear.data.arranging import arranged, rows_by_id
 from forebear.data.catalogue import Samples
 from forebear.data.columns import Columns
 from forebear.data.opening import DataConfig, open_training_set
@@ -14,6 +15,8 @@ __all__ = [
     "Samples",
     "Source",
     "TrainingSet",
+    "arranged",
     "open_training_set",
+    "rows_by_id",
     "sample_id",
 ]

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +114,14 @@ class Samples(Records[Sample]):
         """The subset of the rows int64[n], ascending."""
         return Samples(self.table, self._by_id, rows if self._rows is None else self._rows[rows])
 
+    def known_as(self, fingerprint: str) -> "Samples":
+        """The same samples, identified by what they were once, or by what they were made from."""
+        return Samples(self.table, self._by_id, self._rows, fingerprint)
+
+    def identified(self) -> "Samples":
+        """The same samples, identified by what they are."""
+        return Samples(self.table, self._by_id, self._rows)
+
     def row(self, sample_id: str) -> int | None:
         """The row of an id, by binary search; None when it is not among them."""
         ids = self.table.column("id")
@@ -153,7 +162,7 @@ class Samples(Records[Sample]):
     @cached_property
     def fingerprint(self) -> str:
         """Identifies ids, captions, labels and their order: that of the list of these three."""
-        if self._rows is None and self._known_fingerprint is not None:
+        if self._known_fingerprint is not None:
             return self._known_fingerprint
         columns = ["id", "caption", "label"]
         lines = (
@@ -199,6 +208,8 @@ class _Columns:
 
     def flush(self) -> None:
         places = self._values["locator"]
+        if not places:
+            return
         try:
             arrays = [pa.array(self._values[field.name], field.type) for field in self._schema]
         except (UnicodeEncodeError, OverflowError, pa.ArrowException) as broken:
@@ -213,9 +224,9 @@ class _Columns:
 def in_memory(entries: Iterable[Entry]) -> Catalogue:
     """The catalogue of a source that is small or of samples that are objects already."""
     batches: dict[type, list[pa.RecordBatch]] = {Sample: [], Quarantined: []}
-    _write(entries, batches[Sample].append, batches[Quarantined].append)
+    write_entries(entries, batches[Sample].append, batches[Quarantined].append)
     table = pa.Table.from_batches(batches[Sample], SAMPLE_SCHEMA)
-    samples = Samples(table, _order(table))
+    samples = Samples(table, id_order(table))
     return Catalogue(samples, _quarantine(pa.Table.from_batches(batches[Quarantined], QUARANTINE_SCHEMA)))
 
 
@@ -225,15 +236,47 @@ def write_catalogue(folder: Path, entries: Iterable[Entry]) -> None:
     Transient memory: one batch of rows, and about 40 bytes a sample while ids are put in order. Raises DataError when
     an id occurs twice.
     """
+    with _writers(folder) as (samples, quarantined):
+        write_entries(entries, samples.write_batch, quarantined.write_batch)
+    _finish(folder)
+
+
+def copy_catalogue(folder: Path, samples: Iterable[pa.RecordBatch], quarantined: Iterable[pa.RecordBatch]) -> None:
+    """`write_catalogue` of entries that are in batches already, of any size."""
+    with _writers(folder) as writers:
+        for writer, batches in zip(writers, (samples, quarantined), strict=True):
+            for batch in _joined(batches):
+                writer.write_batch(batch)
+    _finish(folder)
+
+
+@contextmanager
+def _writers(folder: Path) -> Iterator[tuple[pa.ipc.RecordBatchFileWriter, pa.ipc.RecordBatchFileWriter]]:
     with (
         whole_file(folder / "samples.arrow") as samples_part,
         whole_file(folder / "quarantined.arrow") as quarantined_part,
         pa.ipc.new_file(samples_part, SAMPLE_SCHEMA) as samples,
         pa.ipc.new_file(quarantined_part, QUARANTINE_SCHEMA) as quarantined,
     ):
-        _write(entries, samples.write_batch, quarantined.write_batch)
+        yield samples, quarantined
+
+
+def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of BATCH_ROWS or more."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(one.num_rows for one in waiting) >= BATCH_ROWS:
+            yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+            waiting = []
+    if waiting:
+        yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+
+
+def _finish(folder: Path) -> None:
+    """Write the order of the ids and the fingerprint beside the samples."""
     table = _mapped(folder / "samples.arrow")
-    by_id = _order(table)
+    by_id = id_order(table)
     with whole_file(folder / "by_id.npy") as part, part.open("wb") as handle:
         np.save(handle, by_id)
     write_json(folder / "catalogue.json", {"fingerprint": Samples(table, by_id).fingerprint})
@@ -255,11 +298,13 @@ def read_catalogue(folder: Path) -> Catalogue:
     return catalogue
 
 
-def _write(
+def write_entries(
     entries: Iterable[Entry],
     write_samples: Callable[[pa.RecordBatch], object],
     write_quarantined: Callable[[pa.RecordBatch], object],
 ) -> None:
+    """Turn entries into batches of BATCH_ROWS rows, the last one of each kind smaller. Raises DataError for values that
+    no column holds."""
     columns = {
         Sample: _Columns(SAMPLE_SCHEMA, write_samples),
         Quarantined: _Columns(QUARANTINE_SCHEMA, write_quarantined),
@@ -278,8 +323,8 @@ def _quarantine(table: pa.Table) -> Records[Quarantined]:
     return Records(table, _quarantined)
 
 
-def _order(table: pa.Table) -> NDArray[np.int64]:
-    """Rows in the order of their ids, int64[N]; raises DataError when an id occurs twice."""
+def id_order(table: pa.Table) -> NDArray[np.int64]:
+    """Rows of a table of samples in the order of their ids, int64[N]; raises DataError when an id occurs twice."""
     ids = table.column("id").cast(pa.large_string()).combine_chunks()
     order = pc.sort_indices(ids)
     repeated: set[str] = set()

@@ -6,6 +6,7 @@ import json
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from forebear.data.columns import Columns
 from forebear.data.sample import Entry, Quarantined, Sample, sample_id
+from forebear.data.scanning import Scan, scanned
 from forebear.data.storage import Storage, StoredFile
 from forebear.errors import DataError
 from forebear.images import UnreadableImage, decode
@@ -20,6 +22,8 @@ from forebear.images import UnreadableImage, decode
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 REFUSED = "cannot be read"
 """Starts the reason of what may be readable the next time: such a scan is not kept."""
+PART_PICTURES = 1024
+"""What a scan that was killed may have to read again."""
 
 
 class FolderSource:
@@ -30,6 +34,8 @@ class FolderSource:
     column is chosen. Metadata lines are all in memory during the scan, pictures and their names are not.
     """
 
+    parts_are_files = False
+
     def __init__(self, storage: Storage, columns: Columns, max_bytes: int) -> None:
         self._storage, self._columns, self._max_bytes = storage, columns, max_bytes
 
@@ -37,21 +43,34 @@ class FolderSource:
         return (file for file in self._storage.walk() if is_picture(file.name) or _is_metadata(file.name))
 
     def scan(self) -> Iterator[Entry]:
+        return scanned(self)
+
+    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
+        """A part is a number of pictures; the last one is what the metadata names in vain."""
+        first, number = scan.done, 0
         metadata = self._metadata()
         classes = self._classes()
         folder_column = {"class"} if any(self._folders()) else set()
         self._columns.check(
             {name for line in metadata.values() for name in line} | folder_column, self._storage.place()
         )
-        unseen = set(metadata)
-        for file in self._pictures():
-            unseen.discard(file.name)
+        unseen, pictures = set(metadata), self._pictures()
+        while files := list(islice(pictures, PART_PICTURES)):
+            unseen.difference_update(file.name for file in files)
+            if number >= first:
+                yield self._scan_files(files, metadata, classes)
+            number += 1
+        if number >= first:
+            yield (Quarantined(name, "named in the metadata but not in the folder") for name in sorted(unseen))
+
+    def _scan_files(
+        self, files: Sequence[StoredFile], metadata: Mapping[str, Mapping[str, Any]], classes: Mapping[str, int]
+    ) -> Iterator[Entry]:
+        for file in files:
             try:
                 yield self._sample(file.name, self._usable_id(file), metadata.get(file.name, {}), classes)
             except UnreadableImage as reason:
                 yield Quarantined(_printable(file.name), str(reason))
-        for name in sorted(unseen):
-            yield Quarantined(name, "named in the metadata but not in the folder")
 
     def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - files have their own size
         try:

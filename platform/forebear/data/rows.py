@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import closing
 from functools import lru_cache
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ from forebear.data.cells import Cells, cell_content
 from forebear.data.columns import Columns
 from forebear.data.occurrences import Occurrences
 from forebear.data.sample import Entry, Sample
+from forebear.data.scanning import Scan, scanned
 from forebear.data.storage import Storage, StoredFile
 from forebear.errors import DataError
 from forebear.images import UnreadableImage, decode
@@ -22,6 +22,8 @@ SCAN_ROWS = 256
 
 class RowSource(ABC):
     """Rows of one or more files, each read in parts. A locator is `file number:part:row of the part`."""
+
+    parts_are_files = True
 
     def __init__(
         self, storage: Storage, files: Sequence[StoredFile], image_column: str, columns: Columns, max_bytes: int
@@ -34,9 +36,12 @@ class RowSource(ABC):
         return iter(self._files)
 
     def scan(self) -> Iterator[Entry]:
-        with closing(Occurrences()) as seen:
-            for number, file in enumerate(self._files):
-                yield from self._scan_file(number, file.name, seen)
+        return scanned(self)
+
+    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
+        first = scan.done
+        for number, file in enumerate(self._files[first:], first):
+            yield self._scan_file(number, file.name, scan.seen)
 
     def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - rows have their own size
         number, part, row = (int(place) for place in sample.locator.split(":"))

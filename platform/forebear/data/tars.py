@@ -3,7 +3,6 @@
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,6 +15,7 @@ from forebear.data.columns import Columns
 from forebear.data.folder import is_picture
 from forebear.data.occurrences import Occurrences
 from forebear.data.sample import Entry, Quarantined, Sample
+from forebear.data.scanning import Scan, scanned
 from forebear.data.storage import Storage, StoredFile, unreadable
 from forebear.errors import DataError
 from forebear.images import UnreadableImage, decode
@@ -59,6 +59,8 @@ class TarSource:
     `.cls` with the class label, `.json` with an object whose entries are columns. Suffixes can be chosen as columns.
     """
 
+    parts_are_files = True
+
     def __init__(
         self, storage: Storage, files: Sequence[StoredFile], image_column: str, columns: Columns, max_bytes: int
     ) -> None:
@@ -71,25 +73,31 @@ class TarSource:
         return iter(self._files)
 
     def scan(self) -> Iterator[Entry]:
-        available: set[str] = set()
-        found = 0
-        with closing(Occurrences()) as seen:
-            for number, file in enumerate(self._files):
-                suffixes: set[str] = set()
-                pictures = 0
-                for members in self._samples(file):
-                    suffixes |= members.by_suffix.keys()
-                    pictures += members.picture(self._image_suffix) is not None
-                    yield self._entry(members, number, available, seen)
-                if suffixes and not pictures:
-                    endings = ", ".join(f".{suffix}" for suffix in sorted(suffixes))
-                    raise DataError(
-                        f"{self._storage.place(file.name)} holds no picture, only members that end in {endings}; "
-                        "leave this tar out, or name the pictures' suffix as the image column"
-                    )
-                found += pictures
-                if found >= ENOUGH_SAMPLES or (found and number + 1 == len(self._files)):
-                    self._columns.check(available, self._storage.place())
+        return scanned(self)
+
+    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
+        first = scan.done
+        for number, file in enumerate(self._files[first:], first):
+            yield self._scan_file(number, file, scan)
+
+    def _scan_file(self, number: int, file: StoredFile, scan: Scan) -> Iterator[Entry]:
+        available: set[str] = set(scan.facts.get("available", ()))
+        suffixes: set[str] = set()
+        pictures = 0
+        for members in self._samples(file):
+            suffixes |= members.by_suffix.keys()
+            pictures += members.picture(self._image_suffix) is not None
+            yield self._entry(members, number, available, scan.seen)
+        if suffixes and not pictures:
+            endings = ", ".join(f".{suffix}" for suffix in sorted(suffixes))
+            raise DataError(
+                f"{self._storage.place(file.name)} holds no picture, only members that end in {endings}; "
+                "leave this tar out, or name the pictures' suffix as the image column"
+            )
+        found = scan.facts.get("found", 0) + pictures
+        scan.facts.update(available=sorted(available), found=found)
+        if found >= ENOUGH_SAMPLES or (found and number + 1 == len(self._files)):
+            self._columns.check(available, self._storage.place())
 
     def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - members have their own size
         number, start, length = (int(part) for part in sample.locator.split(":"))

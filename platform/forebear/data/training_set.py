@@ -10,6 +10,7 @@ from PIL import Image
 
 from forebear.data.catalogue import Records, Samples, in_memory
 from forebear.data.sample import Entry, Quarantined, Sample
+from forebear.data.scanning import Scan
 from forebear.data.storage import StoredFile
 from forebear.errors import DataError
 from forebear.images import to_pixels
@@ -27,10 +28,16 @@ class Source(Protocol):
 
 @runtime_checkable
 class FileSource(Source, Protocol):
-    """A source whose scan depends on files, so that it can be kept until one of them changes."""
+    """A source whose scan depends on files, so that it can be kept until one of them changes, and goes on in parts."""
+
+    parts_are_files: bool
+    """Whether each part is one of the files, in their order, and depends on no later one."""
 
     def files(self) -> Iterator[StoredFile]:
         """Every file that decides what a scan finds."""
+
+    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
+        """What `scan` finds in each part that is not done; a part is used up before the next is asked for."""
 
 
 class TrainingSet:
@@ -77,8 +84,15 @@ class TrainingSet:
 
     def where(self, keep: Callable[[Sample], bool]) -> "TrainingSet":
         """The subset whose samples pass `keep`; ids do not change."""
-        kept = np.fromiter((row for row, sample in enumerate(self.samples) if keep(sample)), np.int64)
-        return TrainingSet(self._source, self.samples.of_rows(kept), self.quarantined)
+        return self.of_rows(np.fromiter((row for row, sample in enumerate(self.samples) if keep(sample)), np.int64))
+
+    def of_rows(self, rows: NDArray[np.int64]) -> "TrainingSet":
+        """The subset of the rows int64[n], ascending; ids do not change."""
+        return self.with_samples(self.samples.of_rows(rows))
+
+    def with_samples(self, samples: Samples) -> "TrainingSet":
+        """Other samples of the same source, in any order."""
+        return TrainingSet(self._source, samples, self.quarantined)
 
     @property
     def fingerprint(self) -> str:
