@@ -2,11 +2,10 @@
 
 VENV := $(or $(FOREBEAR_VENV),.venv)
 BIN := $(VENV)/bin
-BENCHMARKS = $(filter-out %/bench_gradients.py,$(wildcard tests/bench/bench_*.py))
 DATASET ?= openmoji
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo test test-all lint bench bench-gradients constraints
+.PHONY: help bootstrap demo test test-all lint bench bench-gradients bench-scale constraints
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,13 +28,15 @@ lint: bootstrap ## check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: bootstrap ## run the benchmarks
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
-	@test -n '$(BENCHMARKS)' || echo 'tests/bench holds no benchmark yet'
+bench: bench-gradients bench-scale ## the benchmarks of engine, jobs and index; the others in tests/bench want a run
 
 bench-gradients: bootstrap ## speed and fidelity of the gradient engine, half an hour (DATASET=images, OUTPUT=docs/name, PEERS=no)
 	@$(BIN)/python tests/bench/bench_gradients.py --dataset '$(DATASET)' $(if $(OUTPUT),--output '$(OUTPUT)') \
 		$(if $(filter no,$(PEERS)),--without-peers)
+
+bench-scale: bootstrap ## workers, Ray, storage, the driver and the index, half an hour (DATASET=images, OUTPUT=docs/name)
+	@$(BIN)/python tests/bench/bench_scale.py --dataset '$(DATASET)' $(if $(OUTPUT),--output '$(OUTPUT)')
+	@$(BIN)/python tests/bench/bench_index.py
 
 constraints: ## resolve every version anew into deploy/local/constraints.txt
 	@bash deploy/local/freeze.sh

@@ -3,7 +3,7 @@
 import forebear
 
 run = forebear.open("runs/demo")
-answer = run.attribute("picture.png", caption="red heart", estimator="retrac", top_k=12)
+answer = run.attribute("picture.png", caption="red heart", estimator="retrac-ridge", top_k=12)
 for influence in answer.proponents:
     print(influence.rank, influence.score, influence.caption)
 """

@@ -7,8 +7,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from forebear.attribution import Attributor
+from forebear.attribution import Attributor, QueryConfig
 from forebear.cli.main import main
+from forebear.diffusion.noise import stratified_timesteps
+from forebear.estimators import DEFAULT_ESTIMATOR
 from forebear.run import Run
 
 
@@ -62,6 +64,41 @@ def test_band_is_measured_and_said(digits_run: Run, query: Path, tmp_path: Path,
     assert "(those of 0 to 600)" in (tmp_path / "report.html").read_text()
 
 
+def test_few_timesteps_are_measured_and_said(
+    digits_run: Run, attributor: Attributor, query: Path, tmp_path: Path
+) -> None:
+    wanted = {
+        "stratified": ("--timesteps", 5),
+        "importance": ("--timesteps", 5, "--sampling", "importance"),
+    }
+    for sampling, arguments in wanted.items():
+        report = tmp_path / f"{sampling}.html"
+        result = call(digits_run, query, *arguments, "--estimator", "tracin", "--quick", "--report", report)
+        assert result.exit_code == 0, result.output
+        config = QueryConfig(count=5, sampling=sampling)
+        found = attributor.attribute(query, label=3, estimator="tracin", top_k=3, query=config, audit=None)
+        assert len(found.query.timesteps) <= 5
+        assert ", ".join(map(str, found.query.timesteps)) in " ".join(report.read_text().split())
+        for one in found.proponents:
+            line = next(line for line in result.output.splitlines() if one.sample_id in line)
+            assert f"{one.score:+.3g}" in line
+
+
+def test_few_timesteps_within_a_band(digits_run: Run, query: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    result = call(digits_run, query, "--timesteps", 8, "--band", "0-600", "--report", report)
+    assert result.exit_code == 0, result.output
+    kept = [t for t in stratified_timesteps(8, 1000).tolist() if t <= 600]
+    assert f"{', '.join(map(str, kept))} (those of 0 to 600)" in " ".join(report.read_text().split())
+
+
+def test_estimator_that_is_not_named(digits_run: Run, query: Path, tmp_path: Path) -> None:
+    result = call(digits_run, query, "--quick", "--report", tmp_path / "report.html")
+    assert f"{DEFAULT_ESTIMATOR}: proponents" in result.output
+    shown = CliRunner().invoke(main, ["attribute", "--help"]).output
+    assert f"[default:{DEFAULT_ESTIMATOR}]" in "".join(shown.split())  # lines break at hyphens too
+
+
 def test_quick_answer_is_scores_alone(digits_run: Run, query: Path, tmp_path: Path) -> None:
     result = call(digits_run, query, "--quick", "--report", tmp_path / "report.html")
     assert result.exit_code == 0, result.output
@@ -79,6 +116,11 @@ def test_quick_answer_is_scores_alone(digits_run: Run, query: Path, tmp_path: Pa
         (("--band", "600-0"), "lower one first"),
         (("--band", "low"), "first and last timestep"),
         (("--band", "0-600", "--to", 3), "leave out --from and --to"),
+        (("--sampling", "importance"), "give it a number"),
+        (("--paper", "--timesteps", 4), "leave out --timesteps"),
+        (("--timesteps", 5000), "choose fewer"),
+        (("--timesteps", 4, "--estimator", "retrac-matched"), "equal timesteps"),
+        (("--timesteps", 4, "--sampling", "importance", "--band", "0-600"), "sample stratified"),
     ],
 )
 def test_what_cannot_be_is_refused(digits_run: Run, query: Path, tmp_path: Path, arguments: tuple, words: str) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from forebear.attribution import Attribution, Attributor, QueryConfig, StoreScorer, build_indexes
 from forebear.errors import ConfigError, DataError, ForebearError, ModelError, SearchIndexError, StoreError
-from forebear.estimators import ESTIMATORS
+from forebear.estimators import DEFAULT_ESTIMATOR, ESTIMATORS
 from forebear.files import read_json, write_json
 from forebear.index import IndexConfig
 from forebear.run import Run
@@ -198,6 +198,23 @@ def test_missing_index_says_how_to_build_it(writable_run: Run) -> None:
     shutil.rmtree(writable_run.folder / "index")
     with pytest.raises(SearchIndexError, match=r"has no index.*forebear index"):
         Attributor.open(writable_run.folder)
+
+
+def test_default_estimator_answers_where_none_is_named(attributor: Attributor) -> None:
+    picture = attributor.training_set.picture(ROW)
+    assert attributor.attribute(picture, label=3, top_k=2, audit=None).estimator == DEFAULT_ESTIMATOR
+    answers = attributor.attribute_all(picture, label=3, top_k=2, audit=None)
+    assert [one.estimator for one in answers] == [DEFAULT_ESTIMATOR, "tracin", "retrac"]
+
+
+def test_missing_curvature_says_how_to_build_it_before_anything_is_measured(writable_run: Run) -> None:
+    shutil.rmtree(writable_run.folder / "curvature" / "unit_mean")
+    with pytest.raises(SearchIndexError, match=r"forebear index --run .* --estimator retrac-ridge`"):
+        # A model of classes without a label could not be measured.
+        Attributor.open(writable_run.folder).attribute(Image.new("L", (8, 8)))
+    build_indexes(writable_run, [DEFAULT_ESTIMATOR], IndexConfig())
+    answer = Attributor.open(writable_run.folder).attribute(Image.new("L", (8, 8)), label=3, audit=None)
+    assert answer.estimator == DEFAULT_ESTIMATOR
 
 
 def test_index_of_other_weights_is_refused(writable_run: Run) -> None:

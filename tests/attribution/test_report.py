@@ -71,7 +71,7 @@ def test_captions_cannot_become_markup(text: str, html_page) -> None:
 def test_every_picture_has_words(text: str, answers: tuple[Attribution, ...], html_page) -> None:
     pictures = html_page(text).all("img")
     nearest = {one.row for one in answers[0].memorisation.nearest}
-    assert len(pictures) == 2 * (1 + 1 + len(nearest)) + 2 * 2 * 2 * 3
+    assert len(pictures) == 2 * (1 + 1 + len(nearest)) + (3 + 2) * 2 * 3
     assert all(attributes["alt"] for attributes in pictures)
 
 
@@ -172,13 +172,13 @@ def test_licence_and_author_are_on_the_card(attributor: Attributor, answers, tmp
 
 @pytest.mark.parametrize(
     ("shift", "words"),
-    [(1.0, "No training image has a negative score"), (-1.0, "No training image has a positive score")],
+    [(1, "No training image has a negative score"), (-1, "No training image has a positive score")],
 )
 def test_page_says_when_every_score_has_one_sign(
-    attributor: Attributor, answers, shift: float, words: str, tmp_path: Path
+    attributor: Attributor, answers, shift: int, words: str, tmp_path: Path
 ) -> None:
     def shifted(influences):
-        return tuple(replace(one, score=one.score + shift) for one in influences)
+        return tuple(replace(one, score=shift * (1 + abs(one.score))) for one in influences)
 
     answer = replace(answers[0], proponents=shifted(answers[0].proponents), opponents=shifted(answers[0].opponents))
     attributor.report(tmp_path / "report.html", [ReportEntry(Image.new("L", (8, 8)), "x", [answer])])

@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import publishing
 import torch
 from gradient_bench import fidelity, models, report
 from gradient_bench.memory import extra_memory
@@ -133,8 +134,8 @@ def run(plans: Mapping[str, Plan], source: str, cache: Path, python: Path | None
         bench.fidelity()
         bench.memory({STEP, bench.sketches[0].name} if quick else None)
     return {
-        "command": report.command(),
-        "machine": report.machine(),
+        "command": publishing.command(),
+        "machine": publishing.machine(report.PACKAGES),
         "load": [before, os.getloadavg()[0]],
         "models": {bench.name: bench.summary() for bench in benches},
         **({"peers": {"model": PEERS_ON, "kept": False, **peers.finish()}} if peers else {}),

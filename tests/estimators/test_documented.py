@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from forebear.estimators import ESTIMATORS
+from forebear.estimators import DEFAULT_ESTIMATOR, ESTIMATORS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
 LINES = {
     cells[0].strip("`"): cells
     for line in PAGE.splitlines()
@@ -29,6 +30,12 @@ def test_its_line_says_what_it_is(name: str) -> None:
     assert checkpoints == ("no model" if method.baseline else words[method.checkpoints])
     assert ("at norm 1" in phi) == method.unit_rows
     assert phi.startswith("e ") == method.residual
+
+
+def test_the_default_is_named_where_it_is_explained() -> None:
+    assert DEFAULT_ESTIMATOR in ESTIMATORS
+    assert f"**`{DEFAULT_ESTIMATOR}`**" in PAGE.split("\n## Which one when\n")[1].split("\n## ")[0]
+    assert f"`{DEFAULT_ESTIMATOR}` (the default)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_a_new_one_is_an_estimator() -> None:

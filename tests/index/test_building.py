@@ -173,7 +173,7 @@ def test_a_foreign_ids_file_is_refused(folder: Path, build, vectors, table: pa.T
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda values: values.update(format_version=9), "not an index of format version 1"),
+        (lambda values: values.update(format_version=9), "not an index of format version 2 but 9"),
         (lambda values: values.update(surprise=1), "surprise"),
         (lambda values: values.update(count=49), r"does not list vectors\.f16 with the size"),
         (lambda values: values["files"].pop("scales.f32"), r"does not list scales\.f32"),
@@ -227,3 +227,12 @@ def test_reading_maps_the_vectors(folder: Path, build, vectors) -> None:
     if not maps.exists():
         pytest.skip("needs /proc")
     assert os.fspath(folder / "vectors.f16") in maps.read_text()
+
+
+def test_an_exact_index_of_the_first_format_is_read(folder: Path, build, vectors, queries) -> None:
+    before = build(folder, vectors).search(queries, 5)
+    values = json.loads((folder / "index.json").read_text())
+    values["format_version"] = 1
+    del values["source"]
+    (folder / "index.json").write_text(json.dumps(values))
+    np.testing.assert_array_equal(VectorIndex.open(folder, "plan-1").search(queries, 5).rows, before.rows)

@@ -1,8 +1,13 @@
 """Tiny trained runs, made once, and copies of them to work in."""
 
 import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,9 +15,14 @@ import pytest
 from forebear.data import DataConfig
 from forebear.diffusion.building import ModelConfig, TextConfig
 from forebear.diffusion.training import TrainConfig, TrainingConfig, train
+from forebear.files import fingerprint
 from forebear.gradients import ProjectionConfig
 from forebear.jobs import EmbedConfig
 from forebear.run import Run
+
+ROOT = Path(__file__).parents[2]
+CLUSTER_ENVIRONMENT = ROOT / "runs" / "peers" / "cluster"
+"""Kept between runs: the first takes a minute."""
 
 UNET = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
 BY_CLASS = ModelConfig(
@@ -98,3 +108,25 @@ def embedded(class_run: Run, small: EmbedConfig, tmp_path_factory: pytest.TempPa
     shutil.copytree(class_run.folder, run.folder)
     embed(run, replace(small, workers=0))
     return run
+
+
+@pytest.fixture(scope="session")
+def cluster_python() -> Path:
+    """A Python that has the extra `cluster` beside all that this one has, Ray's version the same."""
+    python, stamp = CLUSTER_ENVIRONMENT / "bin" / "python", CLUSTER_ENVIRONMENT / "requirements-fingerprint"
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    requirements = [*extras["cluster"], f"ray=={version('ray')}"]
+    here = sysconfig.get_path("purelib")
+    wanted = fingerprint([*requirements, here])
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(CLUSTER_ENVIRONMENT)], check=True)
+        # What is here counts as installed there, so that only what the extra adds is fetched.
+        (site,) = CLUSTER_ENVIRONMENT.glob("lib/python*/site-packages")
+        (site / "beside.pth").write_text(f"import site; site.addsitedir({here!r})\n", encoding="utf-8")
+        pins = ROOT / "deploy" / "local" / "constraints.txt"
+        command = [str(python), "-m", "pip", "install", "-qq", "--no-input", "-c", str(pins), *requirements]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            pytest.skip(f"{' '.join(command)} failed, is a package index in reach? {finished.stderr[-500:]}")
+        stamp.write_text(wanted, encoding="utf-8")
+    return python.absolute()

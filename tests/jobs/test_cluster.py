@@ -1,16 +1,14 @@
 """Clusters that were there before the job: an address, a client from outside, GPUs by share, metrics."""
 
-import importlib.util
 import os
 import re
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +16,16 @@ import pytest
 
 from forebear.errors import JobError
 from forebear.jobs.pool import check_reachable
+from forebear.run import Run
 
-LONGEST = 180.0
+CopyRun = Callable[[Run], Run]
+StoreFiles = Callable[[Run], dict[str, bytes]]
+
+LONGEST = 600.0
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 """Of the test's own cluster, and of nothing else."""
-OUTSIDE = importlib.util.find_spec("grpc") is not None
-"""Whether there is what `ray[client]` adds to Ray: ray:// needs it."""
-
-EXPORTS = importlib.util.find_spec("prometheus_client") is not None
-"""Whether there is what `ray[default]` adds to Ray: without it a machine exports no metrics."""
+FORKS = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""For the head: with grpcio 1.85 the client's server forks without it, and what it forks may die at once."""
 
 
 def test_cluster_that_is_not_there_is_named_at_once() -> None:
@@ -42,6 +41,8 @@ def test_cluster_that_is_not_there_is_named_at_once() -> None:
 class Head:
     """A cluster of one machine with two CPUs and one GPU that exists in name only."""
 
+    python: Path
+    """Has the extra `cluster`."""
     address: str
     client: str
     metrics: str
@@ -54,25 +55,26 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head(cluster_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A real `ray start --head` on free ports, ended by ending the process group that it runs in."""
     port, client, metrics = free_port(), free_port(), free_port()
     temporary = Path("/tmp") / f"fb-{os.getpid()}"
     command = [
-        *(Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
-        *(f"--port={port}", f"--metrics-export-port={metrics}"),
-        *([f"--ray-client-server-port={client}"] if OUTSIDE else []),
+        *(cluster_python, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
+        *(f"--port={port}", f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
         *("--num-cpus=2", "--num-gpus=1", "--include-dashboard=false", f"--temp-dir={temporary}"),
         "--disable-usage-stats",
     ]
     log = (tmp_path_factory.mktemp("head") / "log.txt").open("wb")
-    environment = {**os.environ, **TOKEN, "RAY_worker_niceness": "0"}
+    environment = {**os.environ, **TOKEN, **FORKS, "RAY_worker_niceness": "0"}
     process = subprocess.Popen(
         [str(part) for part in command], stdout=log, stderr=log, env=environment, start_new_session=True
     )
     try:
-        wait_until(lambda: listens(port) and (listens(client) or not OUTSIDE), "the head")
-        yield Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", f"http://127.0.0.1:{metrics}/metrics")
+        wait_until(lambda: process.poll() is not None or (listens(port) and listens(client)), "the head")
+        assert process.poll() is None, f"the head ended by itself: {Path(log.name).read_text()[-2000:]}"
+        metrics_page = f"http://127.0.0.1:{metrics}/metrics"
+        yield Head(cluster_python, f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", metrics_page)
     finally:
         process.terminate()  # --block ends what it started
         try:
@@ -117,13 +119,17 @@ from forebear.run import Run
 
 
 class Touching:
-    """Writes what Ray gave it into a file for each task; `deadly` kills the first process that takes it."""
+    """Writes what Ray gave it into a file for each task.
+
+    `meet` waits for another worker, `deadly` kills the first process that takes it.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
 
     def open(self):
         import ray
+        (self.folder / f"open-{os.getpid()}").touch()
         context = ray.get_runtime_context()
         self.given = f"{context.get_assigned_resources()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
 
@@ -135,6 +141,8 @@ class Touching:
         if task == "deadly" and not (self.folder / "deadly.tried").exists():
             (self.folder / "deadly.tried").touch()
             os._exit(1)
+        while task == "meet" and len(list(self.folder.glob("open-*"))) < 2:
+            time.sleep(0.1)
         (self.folder / task).write_text(self.given)
         time.sleep(0.2)
         return task.upper()
@@ -158,7 +166,7 @@ class Telling(Watch):
 
     def tick(self, counts, waiting):
         self.most = max(self.most, counts.workers)
-        self.bar.facts = {"workers": counts.workers}
+        self.bar.facts = {"workers": counts.workers, "retried": counts.retried, "set_aside": counts.set_aside}
         self.bar.tick()
 
 
@@ -174,13 +182,34 @@ with progress("testing", len(tasks), "tasks", listeners=(RayMetrics(Run(Path("so
 '''
 
 
-def job(address: str, folder: Path, pool: str, tasks: str, hold: float = 0.0) -> "subprocess.Popen[str]":
-    """Another process that runs the tasks on a cluster."""
+EMBED = """
+import sys
+from pathlib import Path
+from forebear.gradients import ProjectionConfig
+from forebear.jobs import EmbedConfig, embed
+from forebear.run import Run
+
+settings = EmbedConfig(timesteps=2, projection=ProjectionConfig(dim=64), batch_size=16, shard_rows=8, workers=2)
+embed(Run(Path(sys.argv[1])), settings)
+"""
+"""With the settings of the fixture `small`, and workers."""
+
+
+def job(
+    head: Head,
+    folder: Path,
+    pool: str,
+    tasks: str,
+    hold: float = 0.0,
+    address: str = "",
+    token: Mapping[str, str] = TOKEN,
+) -> "subprocess.Popen[str]":
+    """Another process that runs the tasks on the cluster, inside of it unless another address is given."""
     script = folder / "job.py"
     script.write_text(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, str(script), str(folder), pool, tasks, str(hold)],
-        env={**os.environ, **TOKEN, "RAY_ADDRESS": address},
+        [str(head.python), str(script), str(folder), pool, tasks, str(hold)],
+        env={**os.environ, **token, "RAY_ADDRESS": address or head.address},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -188,18 +217,16 @@ def job(address: str, folder: Path, pool: str, tasks: str, hold: float = 0.0) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind", ["address", pytest.param("client", marks=pytest.mark.skipif(not OUTSIDE, reason="needs ray[client]"))]
-)
+@pytest.mark.parametrize("kind", ["address", "client"])
 def test_jobs_run_on_a_cluster_from_inside_and_from_outside(head: Head, kind: str, tmp_path: Path) -> None:
-    output, error = job(getattr(head, kind), tmp_path, "Pool(2)", "a b deadly unworkable c").communicate(
-        timeout=2 * LONGEST
-    )
+    address = getattr(head, kind)
+    running = job(head, tmp_path, "Pool(2)", "a b deadly unworkable c", address=address)
+    output, error = running.communicate(timeout=2 * LONGEST)
     lines = output.splitlines()
     assert {"done a A", "done b B", "done c C", "done deadly DEADLY"} <= set(lines), error
     assert "retried deadly" in lines
     assert "set aside unworkable this picture cannot be read" in lines
-    failing = job(getattr(head, kind), tmp_path, "Pool(1)", "wrong")
+    failing = job(head, tmp_path, "Pool(1)", "wrong", address=address)
     _, error = failing.communicate(timeout=2 * LONGEST)
     assert failing.returncode == 1
     assert error.strip().endswith("DataError: wrong weights everywhere")
@@ -207,28 +234,62 @@ def test_jobs_run_on_a_cluster_from_inside_and_from_outside(head: Head, kind: st
 
 @pytest.mark.slow
 def test_workers_share_a_gpu_and_memory_limits_how_many_there_are(head: Head, tmp_path: Path) -> None:
-    output, error = job(head.address, tmp_path, "Pool(4, cpus=0.25, gpus=0.5)", "a b c d e f").communicate(
+    output, error = job(head, tmp_path, "Pool(4, cpus=0.25, gpus=0.5)", "meet b c d e f").communicate(
         timeout=2 * LONGEST
     )
     assert "workers 2" in output.splitlines(), error  # four are asked for, the GPU has room for two
-    assert "'GPU': 0.5" in (tmp_path / "a").read_text()
+    assert "'GPU': 0.5" in (tmp_path / "meet").read_text()
     huge = "Pool(4, cpus=0.25, memory=int(0.6 * ray.cluster_resources()['memory']))"
-    output, error = job(head.address, tmp_path, huge, "g h i j").communicate(timeout=2 * LONGEST)
+    output, error = job(head, tmp_path, huge, "g h i j").communicate(timeout=2 * LONGEST)
     assert "workers 1" in output.splitlines(), error
     assert "'memory'" in (tmp_path / "g").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not EXPORTS, reason="needs ray[default]")
+@pytest.mark.parametrize("kind", ["address", "client"])
+@pytest.mark.parametrize("token", ["another", "none"])
+def test_cluster_that_refuses_the_token_says_so(head: Head, kind: str, token: str, tmp_path: Path) -> None:
+    address = getattr(head, kind)
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if token == "another" else {}
+    _, error = job(head, tmp_path, "Pool(1)", "a", address=address, token=own).communicate(timeout=2 * LONGEST)
+    last = error.strip().splitlines()[-1]
+    assert f"JobError: the Ray cluster at {address} cannot be reached" in last
+    assert "RAY_AUTH_TOKEN" in last
+    assert kind == "address" or "it refuses the token" in last  # not a time-out
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_run_embedded_from_outside_has_the_bytes_of_one_embedded_here(
+    head: Head, class_run: Run, embedded: Run, copy_run: CopyRun, store_files: StoreFiles
+) -> None:
+    run = copy_run(class_run)
+    command = [str(head.python), "-c", EMBED, str(run.folder)]
+    environment = {**os.environ, **TOKEN, "RAY_ADDRESS": head.client}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "2 workers" in finished.stderr
+    assert store_files(run) == store_files(embedded)
+
+
+GAUGES = {"total": 40.0, "workers": 1.0, "retried": 0.0, "set_aside": 0.0}
+
+
+def metrics(head: Head) -> dict[str, float]:
+    """Forebear's metrics of this stage and run that the machine exports now; a counter's name ends in _total."""
+    lines = re.findall(r"^ray_forebear_(\w+)\{([^}]*)\} (\S+)$", exported(head), re.MULTILINE)
+    return {name: float(value) for name, tags, value in lines if 'stage="testing"' in tags and 'run="some-run"' in tags}
+
+
+@pytest.mark.slow
 def test_progress_is_on_ray_s_metrics(head: Head, tmp_path: Path) -> None:
-    running = job(head.address, tmp_path, "Pool(1)", " ".join(f"t{number}" for number in range(40)), hold=60.0)
+    running = job(head, tmp_path, "Pool(1)", " ".join(f"t{number}" for number in range(40)), hold=LONGEST)
     try:
-        wait_until(lambda: "forebear_done" in exported(head), "the metric")
-        text = exported(head)
+        wait_until(lambda: metrics(head).get("done_total") == 40.0, "the counter's last value")
+        found = metrics(head)
     finally:
         running.kill()
         running.communicate()
-    total = next(line for line in text.splitlines() if re.match(r"ray_forebear_total\{", line))
-    assert 'stage="testing"' in total
-    assert 'run="some-run"' in total
-    assert float(total.split()[-1]) == 40
+    assert found == found | GAUGES
+    assert found["rate"] > 0.0
+    assert "seconds_left" in found

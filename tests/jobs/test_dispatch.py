@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from forebear.errors import DataError, JobError
-from forebear.jobs.dispatch import Pool, SetAside, Watch, dispatch, run_on_ray
+from forebear.jobs.dispatch import Pool, SetAside, TimeLimit, Watch, dispatch, run_on_ray
 from forebear.jobs.scheduler import Counts, Limits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -18,6 +18,7 @@ def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens
     The class is local, so that Ray sends it by value: its workers cannot import this test.
     """
     import os
+    import time
 
     from forebear.errors import DataError as SentError
     from forebear.jobs.driving import UnworkableError as SentRefusal
@@ -32,6 +33,8 @@ def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens
                 raise SentError("the weights changed; put them back")
             if task == "unworkable":
                 raise SentRefusal("this picture cannot be read; restore it")
+            if task == "endless":
+                time.sleep(3600)
             attempts = len(list(folder.glob(f"{task}.attempt-*")))
             (folder / f"{task}.attempt-{attempts}").touch()
             if attempts < (deadly or {}).get(task, 0):
@@ -106,6 +109,16 @@ def test_watch_hears_results_deaths_and_what_is_set_aside(tmp_path: Path) -> Non
     assert failed == notes.failed == [SetAside("unworkable", "this picture cannot be read; restore it")]
     assert [reason.split(":")[0] for reason in notes.reasons] == ["task-1"]
     assert 1 <= notes.most_workers <= 2
+
+
+def test_worker_that_hangs_is_ended_and_its_task_set_aside_with_the_reason(tmp_path: Path) -> None:
+    notes = Notes()
+    pool = Pool(1, time_limit=TimeLimit(seconds=2.0))
+    failed = run_on_ray(by_value(tmp_path), ["endless", "task-0"], pool, notes, Limits(attempts=2))
+    assert [(item.task, item.tries) for item in failed] == [("endless", 2)]
+    assert "did not answer for 2 s and was ended (the limit is 2 s" in failed[0].reason
+    assert notes.reasons[0].startswith("endless: its worker did not answer")
+    assert notes.results == {"task-0": "did task-0"}
 
 
 def test_too_many_set_aside_end_the_job(tmp_path: Path) -> None:

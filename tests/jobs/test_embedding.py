@@ -26,7 +26,7 @@ from forebear.jobs import embed
 from forebear.jobs.planning import plan_embedding
 from forebear.jobs.shards import ShardEmbedder
 from forebear.run import Run
-from forebear.store import Store
+from forebear.store import Store, prepare_store
 
 
 def shards_done(run: Run) -> int:
@@ -238,3 +238,14 @@ def test_gpu_that_is_not_there_is_said_before_anything_is_written(class_run: Run
     with pytest.raises(JobError, match="PyTorch finds none"):
         embed(run, small, gpus_per_worker=0.5)
     assert not run.store_folder.exists()
+
+
+def test_shards_of_unlike_devices_do_not_mix(embedded: Run, small, copy_run) -> None:
+    run = copy_run(embedded)
+    shards = ShardEmbedder(run, small)
+    plan = plan_embedding(shards, "cuda")
+    with pytest.raises(StoreError, match=r"settings\.device: cpu -> cuda"):
+        prepare_store(run.store_folder, plan, {name: one.weight for name, one in shards.checkpoints.items()})
+    with pytest.raises(StoreError, match="numbers of the device cuda, this worker computes on cpu"):
+        shards.write(plan, plan.checkpoint_names[0], 0)
+    assert plan_embedding(shards) == Store.open(run.store_folder).plan

@@ -19,6 +19,7 @@ from forebear.jobs.scheduler import (
     SetAside,
     Start,
     Stop,
+    TimedOut,
 )
 
 NEVER = Limits(attempts=3, losses=4, set_aside=10_000)
@@ -76,7 +77,11 @@ class Play:
                 self.carry_out(self.scheduler.handle(Opened(worker)))
             return
         task = self.holds.pop(worker, None)
-        if what in ("die", "lose"):
+        if what == "hang":
+            if task is not None:
+                self.deaths[task] += 1
+                self.carry_out(self.scheduler.handle(TimedOut(worker, what)))
+        elif what in ("die", "lose"):
             self.free.discard(worker)
             if task is not None:
                 (self.deaths if what == "die" else self.losses)[task] += 1
@@ -94,7 +99,7 @@ def test_any_interleaving_ends_with_every_task_done_once_or_set_aside(tasks: int
         if play.scheduler.over or play.stopped:
             break
         worker = data.draw(st.sampled_from(play.workers))
-        play.happen(worker, data.draw(st.sampled_from(["finish", "finish", "refuse", "die", "lose"])))
+        play.happen(worker, data.draw(st.sampled_from(["finish", "finish", "refuse", "die", "lose", "hang"])))
     while not (play.scheduler.over or play.stopped):  # an end must be in reach from everywhere
         not_free = [worker for worker in play.workers if worker not in play.free]
         assert not_free, "nobody opens or works, and nothing ends"
@@ -144,6 +149,18 @@ def test_task_that_kills_is_set_aside_after_its_attempts_and_others_go_on() -> N
     assert play.done == [0, 2]
     assert play.set_aside == [SetAside(1, "die", tries=3)]
     assert play.scheduler.counts.retried == 2
+
+
+def test_task_that_hangs_is_set_aside_after_its_attempts_and_its_worker_replaced() -> None:
+    play = Play(Scheduler(range(3), 1))
+    while not play.scheduler.over:
+        play.happen(play.workers[0], "hang" if play.holds.get(play.workers[0]) == 1 else "finish")
+    assert play.done == [0, 2]
+    assert play.set_aside == [SetAside(1, "hang", tries=3)]
+    assert (play.scheduler.counts.timed_out, play.scheduler.counts.deaths) == (3, 3)
+    first = Play(Scheduler(range(2), 1))
+    assert first.scheduler.handle(TimedOut(first.workers[0], "it only opens")) == []
+    assert first.scheduler.counts.workers == 0
 
 
 def test_lost_machines_are_not_held_against_a_task() -> None:

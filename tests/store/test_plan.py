@@ -29,6 +29,7 @@ def test_the_hash_survives_json_and_depends_on_every_field(plan: StorePlan, chan
         changed(shard_rows=5),
         changed(columns=("mean",)),
         changed(settings={}),
+        changed(first_row=10),
         changed(format_version=2),
     ]
     assert len({plan.hash, *(other.hash for other in others)}) == len(others) + 1
@@ -63,6 +64,18 @@ def test_changes_name_the_key_and_both_values(plan: StorePlan, changed) -> None:
 def test_an_inconsistent_plan_is_refused(changed, values) -> None:
     with pytest.raises(ValidationError):
         changed(**values)
+
+
+def test_a_later_segment_counts_rows_on(changed) -> None:
+    plan = changed(first_row=7)
+    rows = [row for shard in range(plan.shards_per_checkpoint) for row in plan.shard_range(shard)]
+    assert rows == list(range(7, 17))
+
+
+def test_a_plan_from_before_there_were_devices_is_the_cpus(plan: StorePlan, changed) -> None:
+    assert plan.device == "cpu"
+    other = changed(settings={**plan.settings, "device": "cuda"})
+    assert plan.changes(other) == ["settings.device: cpu -> cuda"]
 
 
 def test_a_checkpoint_name_cannot_leave_the_store() -> None:

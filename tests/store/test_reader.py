@@ -118,7 +118,6 @@ def test_an_unfinished_store_is_refused(tmp_path: Path, plan: StorePlan, weights
         (lambda path: path.write_bytes(path.read_bytes()[:-10]), "bytes instead of"),
         (lambda path: path.with_suffix(".json").unlink(), "shard-00001.json does not exist"),
         (lambda path: path.with_suffix(".json").write_text("{}"), "shard-00001.json"),
-        (lambda path: path.write_bytes(b"\0" * path.stat().st_size), "cannot be read"),
     ],
 )
 def test_opening_finds_what_is_missing_or_cut(store_folder: Path, damage, message) -> None:
@@ -149,7 +148,7 @@ def _one_row_short(path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [_another_checkpoints, _four_other_rows, _one_row_short])
 def test_a_foreign_parquet_file_is_refused(store_folder: Path, overwrite) -> None:
-    """Even one of the recorded size: its schema, metadata or row count tells."""
+    """Even one of the recorded size, as soon as it is read: its schema, metadata or row count tells."""
     path = shard_path(store_folder, STEP, 1)
     size = path.stat().st_size
     overwrite(path)
@@ -163,8 +162,18 @@ def test_a_foreign_parquet_file_is_refused(store_folder: Path, overwrite) -> Non
     ]
     write_json(store_folder / "manifest.json", plain(replace(manifest, shards=tuple(records))))
     write_json(path.with_suffix(".json"), plain(records[4]))
+    store = Store.open(store_folder)
     with pytest.raises(StoreError, match="is not this store's shard of 4 rows"):
-        Store.open(store_folder)
+        store.vectors(STEP, "mean")
+    assert store.vectors(STEP, "mean", slice(0, 4)).shape == (4, 8)
+
+
+def test_zeros_in_place_of_a_shard_are_found_when_it_is_read(store_folder: Path) -> None:
+    path = shard_path(store_folder, STEP, 1)
+    path.write_bytes(b"\0" * path.stat().st_size)
+    store = Store.open(store_folder)
+    with pytest.raises(StoreError, match=r"shard-00001\.parquet cannot be read \(.*run `forebear embed --run"):
+        store.norms(STEP)
 
 
 def test_verify_finds_every_flipped_bit_and_the_remedy_works(store_folder: Path, plan: StorePlan, rows_of) -> None:

@@ -29,7 +29,7 @@ class Influence:
     """From 1: the highest score among proponents, the lowest among opponents."""
     sample_id: str
     row: int
-    """Its position in the training set."""
+    """Its position in the store, in the order of being added: that in the training set, unless it has grown."""
     score: float
     percentile: float
     """Percent of all samples with a lower score for this query, 0 to 100."""
@@ -183,9 +183,12 @@ class Fingerprint:
     store_plan: str
     dataset: str
     samples: int
+    """That took part."""
     checkpoints: tuple[CheckpointRecord, ...]
     measurement: str
     forebear_version: str = __version__
+    removed: int = 0
+    """Samples that are in the store and were left out because they had been removed (`forebear store remove`)."""
 
 
 @dataclass(frozen=True)

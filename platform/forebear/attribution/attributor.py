@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
@@ -21,26 +20,26 @@ from forebear.attribution.answer import (
 )
 from forebear.attribution.auditing import DEFAULT_AUDIT, AuditConfig
 from forebear.attribution.calibration import Calibration, calibrate
-from forebear.attribution.groups import GroupColumn, group_columns
-from forebear.attribution.indexes import indexed, open_index
+from forebear.attribution.indexes import LiveIndex, indexed, live_index, open_index
+from forebear.attribution.live import LiveRun
 from forebear.attribution.measuring import QueryEmbedder
 from forebear.attribution.memorisation import CopyDetector, GradientNearest
 from forebear.attribution.noise_level import Band, within
-from forebear.attribution.opening import open_embedded
+from forebear.attribution.opening import open_whole
 from forebear.attribution.query import EmbeddedQuery, Picture, QueryConfig, picture_of
 from forebear.attribution.region import Mask, Region, region_of
 from forebear.attribution.report import write_report
 from forebear.attribution.report_views import ReportEntry
-from forebear.attribution.sides import Sides
 from forebear.attribution.significance import examined
 from forebear.attribution.timesteps import contributions
 from forebear.data import TrainingSet
 from forebear.errors import ConfigError, SearchIndexError
-from forebear.estimators import Estimator, index_name
+from forebear.estimators import DEFAULT_ESTIMATOR, Estimator, index_name
 from forebear.estimators import estimator as estimator_named
-from forebear.index import VectorIndex, best_rows
+from forebear.index import SearchIndex, best_rows
 from forebear.run import Run
-from forebear.store import Store
+from forebear.store import Store, read_removed
+from forebear.store.removed import stamp
 
 COMPARED = ("tracin", "retrac")
 """The estimators that every report sets side by side."""
@@ -50,30 +49,42 @@ DEFAULT_QUERY = QueryConfig()
 
 
 class Attributor:
-    """Answers queries from a run's store, indexes and checkpoints. Checkpoints are loaded by the first query."""
+    """Answers queries from a run's store, indexes and checkpoints. Checkpoints are loaded by the first query.
 
-    def __init__(self, run: Run, store: Store, training_set: TrainingSet) -> None:
-        self.run, self.store, self.training_set = run, store, training_set
+    Samples that were removed (`forebear store remove`) are in no answer, also when that happens while the run is open.
+    `training_set` still has their rows, those of the whole store.
+    """
+
+    def __init__(self, run: Run, store: Store, training_set: TrainingSet, *, allow_low_recall: bool = False) -> None:
+        """`training_set` is that of `open_whole`."""
+        self.run, self.training_set = run, training_set
         self._embedder = QueryEmbedder(run, store.plan)
-        self._sides = Sides(run, store, training_set)
-        self._indexes: dict[str, VectorIndex] = {}
-        self._calibrations: dict[tuple[str, int, int], Calibration] = {}
-        self._detectors: dict[AuditConfig, CopyDetector] = {}
+        self._indexes: dict[str, SearchIndex] = {}
+        self._allow_low_recall = allow_low_recall
+        self._known = LiveRun.of(run, store, training_set)
 
     @classmethod
-    def open(cls, run_folder: str | PathLike[str], names: Sequence[str] | None = None) -> "Attributor":
+    def open(
+        cls, run_folder: str | PathLike[str], names: Sequence[str] | None = None, *, allow_low_recall: bool = False
+    ) -> "Attributor":
         """Open a run; the indexes of `names` at once, others when they are first asked for.
 
         Raises ConfigError when the folder is not a run, StoreError when it has no whole store or its training images
-        have changed, SearchIndexError when a named index, or every index, is missing.
+        have changed, SearchIndexError when a named index, or every index, is missing, or an index finds less of the
+        true best than its floor and `allow_low_recall` is not set.
         """
         run = Run(Path(run_folder))
-        attributor = cls(run, *open_embedded(run))
+        attributor = cls(run, *open_whole(run), allow_low_recall=allow_low_recall)
         for name in names or ():
             attributor.index(name)
         if not names and not attributor.estimators:
             raise SearchIndexError(f"{run.folder} has no index; run `forebear index --run {run.folder}`")
         return attributor
+
+    @property
+    def store(self) -> Store:
+        """Without the samples that are removed by now."""
+        return self._live().store
 
     @property
     def estimators(self) -> tuple[str, ...]:
@@ -85,11 +96,13 @@ class Attributor:
         """Pixels along a side of the pictures that the model sees."""
         return self._embedder.image_size
 
-    def index(self, name: str) -> VectorIndex:
+    def index(self, name: str) -> SearchIndex:
         """The index of an estimator, opened once; raises what `open_index` raises."""
         owner = index_name(name)
         if owner not in self._indexes:
-            self._indexes[owner] = open_index(self.run, name, self.store.manifest)
+            self._indexes[owner] = open_index(
+                self.run, name, self.store.manifest, allow_low_recall=self._allow_low_recall
+            )
         return self._indexes[owner]
 
     def query_picture(self, image: Picture) -> Image.Image:
@@ -101,7 +114,7 @@ class Attributor:
         image: Picture,
         caption: str = "",
         label: int | None = None,
-        estimator: str = "retrac",
+        estimator: str = DEFAULT_ESTIMATOR,
         top_k: int = 12,
         query: QueryConfig = DEFAULT_QUERY,
         *,
@@ -118,7 +131,7 @@ class Attributor:
         against the null and the search for near copies. Raises ForebearError of the kinds that `embed_query` and
         `score` raise.
         """
-        self._check(estimator, top_k)
+        self._check(estimator, top_k, self._live())
         embedded = self.embed_query(
             image, caption, label, query, mask=mask, band=band, features=features, estimators=[estimator],
             by_timestep=audit is not None,
@@ -130,7 +143,7 @@ class Attributor:
         image: Picture,
         caption: str = "",
         label: int | None = None,
-        first: str = "retrac",
+        first: str = DEFAULT_ESTIMATOR,
         top_k: int = 12,
         query: QueryConfig = DEFAULT_QUERY,
         *,
@@ -143,7 +156,7 @@ class Attributor:
         After them comes the answer of `first` for each of `regions`. The picture is embedded once for all estimators,
         and once for each region. Raises as `attribute` does.
         """
-        self._check(first, top_k)
+        self._check(first, top_k, self._live())
         parts = [self.region(mask, image) for mask in regions]  # refused before anything is embedded
         names = list(dict.fromkeys([first, *(name for name in COMPARED if name in self.estimators)]))
         apart = audit is not None
@@ -214,21 +227,24 @@ class Attributor:
         has no index for it.
         """
         started = time.perf_counter()
-        method = self._check(estimator, top_k)
+        live = self._live()
+        method = self._check(estimator, top_k, live)
         self._check_timesteps(method, embedded)
-        scores = self._scores(method, [embedded])[0]  # [N]
+        scores = self._scores(method, [embedded], live)[0]  # [N]
         totals: Mapping[str, tuple[GroupTotal, ...]]
-        totals = {name: column.totals(scores) for name, column in self._groups.items()}
+        totals = {name: column.totals(scores) for name, column in live.groups.items()}
         scored = time.perf_counter()
         statistics, null = None, None
         if audit is not None:
-            null = self.calibration(method.name, audit) if audit.references else None
+            null = self._calibration(live, method.name, audit) if audit.references else None
             if totals:
                 steps = (
-                    None if method.baseline or not audit.resamples else self._contributions(method, embedded, scores)
+                    None
+                    if method.baseline or not audit.resamples
+                    else self._contributions(method, embedded, scores, live)
                 )
-                totals, statistics = examined(totals, self._groups, scores, steps, audit)
-        proponents, opponents = self._influences(scores, top_k, null)
+                totals, statistics = examined(totals, live.groups, scores, steps, audit)
+        proponents, opponents = self._influences(live, scores, top_k, null)
         return Attribution(
             estimator=method.name,
             description=method.description,
@@ -236,7 +252,7 @@ class Attributor:
             opponents=opponents,
             group_totals=totals,
             query=embedded.record,
-            fingerprint=self._fingerprint,
+            fingerprint=self._fingerprint(live),
             seconds={"embed": embedded.seconds, "score": scored - started, "audit": time.perf_counter() - scored},
             group_statistics=statistics,
             calibration=None if null is None else null.record,
@@ -251,53 +267,73 @@ class Attributor:
         """
         if audit is None or not audit.references:
             return None
+        live = self._live()
         channels, size, _ = embedded.pixels.shape
-        return self._detector(audit, channels, size).examine(embedded.pixels, self._nearest_gradients(embedded, audit))
+        gradients = self._nearest_gradients(live, embedded, audit)
+        found = self._detector(live, audit, channels, size).examine(embedded.pixels, gradients)
+        rows = live.store_rows(np.array([one.row for one in found.nearest], np.int64)).tolist()
+        nearest = tuple(replace(one, row=row) for one, row in zip(found.nearest, rows, strict=True))
+        return replace(found, nearest=nearest)
 
     def calibration(self, name: str, audit: AuditConfig = DEFAULT_AUDIT) -> Calibration:
         """The null of an estimator, computed when it is first needed and then kept in the run."""
-        key = name, audit.references, audit.seed
-        if key not in self._calibrations:
-            method = estimator_named(name)
-            self._calibrations[key] = calibrate(self.run, self._sides, method, self.index(name), audit)
-        return self._calibrations[key]
+        return self._calibration(self._live(), name, audit)
 
     def prepare(self, names: Sequence[str] | None = None, audit: AuditConfig = DEFAULT_AUDIT) -> None:
         """Compute ahead what the answers of the named estimators need, or of all, so that no query waits for it."""
         for name in names or self.estimators:
             self.calibration(name, audit)
-        channels, size, _ = self._sides.picture_shape
-        self._detector(audit, channels, size)
+        live = self._live()
+        channels, size, _ = live.sides.picture_shape
+        self._detector(live, audit, channels, size)
 
     def report(self, path: str | PathLike[str], entries: Sequence[ReportEntry]) -> None:
-        """Write answers about this run as one self-contained HTML page."""
+        """Write answers about this run as one self-contained HTML page.
+
+        Raises ConfigError when an answer names a sample that was removed since it was given.
+        """
+        removed = self._live().store.left_out
+        for answer in (answer for entry in entries for answer in entry.attributions):
+            named = {one.sample_id for one in (*answer.proponents, *answer.opponents)}
+            named |= {one.sample_id for one in answer.memorisation.nearest} if answer.memorisation else set()
+            if gone := sorted(named & removed):
+                raise ConfigError(f"{gone[0]} was removed after this answer was given; attribute the picture again")
         write_report(Path(path), entries, self.training_set)
 
-    @cached_property
-    def _groups(self) -> Mapping[str, GroupColumn]:
-        return group_columns(self.training_set.samples, self.training_set.group_names)
+    def _live(self) -> LiveRun:
+        """What is known of the run, made anew after a change of the list of removed samples."""
+        known = self._known
+        now = stamp(known.store.folder)
+        if now != known.stamp:
+            store = known.store.without(frozenset(read_removed(known.store.folder)))
+            known = self._known = LiveRun(self.run, store, self.training_set, now)
+        return known
 
-    @cached_property
-    def _fingerprint(self) -> Fingerprint:
-        plan, weights = self.store.plan, self.store.manifest.weights
+    @staticmethod
+    def _fingerprint(live: LiveRun) -> Fingerprint:
+        plan, weights = live.store.plan, live.store.manifest.weights
         return Fingerprint(
-            run=self.run.folder.resolve().name,
+            run=live.run.folder.resolve().name,
             store_plan=plan.hash,
             dataset=plan.dataset,
-            samples=plan.sample_count,
+            samples=len(live.store),
             checkpoints=tuple(
                 CheckpointRecord(item.name, item.fingerprint, weights[item.name]) for item in plan.checkpoints
             ),
             measurement=plan.measurement,
+            removed=live.store.removed,
         )
 
-    def _check(self, name: str, top_k: int) -> Estimator:
+    def _check(self, name: str, top_k: int, live: LiveRun) -> Estimator:
         """The estimator, after everything that can be refused before a picture is embedded."""
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}; ask for at least 1 image")
+        if not len(live.store):
+            raise ConfigError(f"every image of {self.run.folder} is removed; see `forebear store restore --help`")
         method = estimator_named(name)
-        self._sides.check(method)
-        self.index(name)
+        live.sides.check(method)
+        self._searched(live, name)
+        live.sides.curvatures(method)
         return method
 
     def _check_timesteps(self, method: Estimator, embedded: EmbeddedQuery) -> None:
@@ -308,37 +344,55 @@ class Attributor:
                 f"timestep {min(unmatched)}; leave out timesteps and paper, or choose another estimator"
             )
 
-    def _scores(self, method: Estimator, queries: Sequence[EmbeddedQuery]) -> NDArray[np.float32]:
+    def _searched(self, live: LiveRun, name: str) -> LiveIndex:
+        owner = index_name(name)
+        if owner not in live.indexes:
+            live.indexes[owner] = live_index(self.index(name), live.store)
+        return live.indexes[owner]
+
+    def _scores(
+        self, method: Estimator, queries: Sequence[EmbeddedQuery], live: LiveRun | None = None
+    ) -> NDArray[np.float32]:
         """float32[Q, N]."""
-        return self.index(method.name).scores(self._sides.query_vector(method, queries))
+        live = live or self._live()
+        return self._searched(live, method.name).scores(live.sides.query_vector(method, queries))
 
     def _contributions(
-        self, method: Estimator, embedded: EmbeddedQuery, scores: NDArray[np.float32]
+        self, method: Estimator, embedded: EmbeddedQuery, scores: NDArray[np.float32], live: LiveRun | None = None
     ) -> NDArray[np.float64] | None:
         """Of each timestep to the scores: float64[T, N], where there are several."""
-        return contributions(embedded, scores, lambda queries: self._scores(method, queries))
+        return contributions(embedded, scores, lambda queries: self._scores(method, queries, live))
 
-    def _detector(self, audit: AuditConfig, channels: int, size: int) -> CopyDetector:
-        if audit not in self._detectors:
-            self._detectors[audit] = CopyDetector(self.run, self.training_set, channels, size, audit)
-        return self._detectors[audit]
+    def _calibration(self, live: LiveRun, name: str, audit: AuditConfig) -> Calibration:
+        key = name, audit.references, audit.seed
+        if key not in live.calibrations:
+            index = self._searched(live, name)
+            live.calibrations[key] = calibrate(self.run, live.sides, estimator_named(name), index, audit)
+        return live.calibrations[key]
 
-    def _nearest_gradients(self, embedded: EmbeddedQuery, audit: AuditConfig) -> GradientNearest | None:
+    @staticmethod
+    def _detector(live: LiveRun, audit: AuditConfig, channels: int, size: int) -> CopyDetector:
+        if audit not in live.detectors:
+            live.detectors[audit] = CopyDetector(live.run, live.training_set, channels, size, audit)
+        return live.detectors[audit]
+
+    def _nearest_gradients(self, live: LiveRun, embedded: EmbeddedQuery, audit: AuditConfig) -> GradientNearest | None:
         """The gradient measure of near copies, when the query was measured exactly as the samples were."""
-        plan, record = self.store.plan, embedded.record
+        plan, record = live.store.plan, embedded.record
         alike = (record.timesteps, record.draws) == (plan.timesteps, plan.draws) and record.region is None
         if not alike or not embedded.embeddings or record.seed != plan.settings.get("seed"):
             return None
         for name in COPY_ESTIMATORS:
             method = estimator_named(name)
             if name in self.estimators and method.column in embedded.embeddings[0].vectors:
-                weight = float(sum(self._sides.weights(method)))
-                scores = self._scores(method, [embedded])[0]
-                return GradientNearest(name, scores, weight, self.calibration(name, audit))
+                weight = float(sum(live.sides.weights(method)))
+                scores = self._scores(method, [embedded], live)[0]
+                return GradientNearest(name, scores, weight, self._calibration(live, name, audit))
         return None
 
+    @staticmethod
     def _influences(
-        self, scores: NDArray[np.float32], top_k: int, null: Calibration | None
+        live: LiveRun, scores: NDArray[np.float32], top_k: int, null: Calibration | None
     ) -> tuple[tuple[Influence, ...], tuple[Influence, ...]]:
         """Proponents and opponents from scores float32[N]; equal scores go by rising row."""
         ascending = np.sort(scores)
@@ -350,7 +404,7 @@ class Attributor:
                 Influence(
                     rank=rank,
                     sample_id=sample.id,
-                    row=row,
+                    row=int(live.store_rows(np.array(row))),
                     score=float(scores[row]),
                     percentile=100.0 * int(below) / len(scores),
                     caption=sample.caption,
@@ -358,7 +412,7 @@ class Attributor:
                     null_percentile=usual,
                 )
                 for rank, (row, below, usual) in enumerate(zip(rows.tolist(), lower, against, strict=True), start=1)
-                for sample in [self.training_set.samples[row]]
+                for sample in [live.training_set.samples[row]]
             )
 
         return ranked(best_rows(scores, top_k)), ranked(best_rows(-scores, top_k))

@@ -20,12 +20,12 @@ from pydantic.dataclasses import dataclass
 
 from forebear.attribution.answer import CalibrationRecord
 from forebear.attribution.auditing import AuditConfig, reference_rows
+from forebear.attribution.indexes import LiveIndex
 from forebear.attribution.sides import Sides
 from forebear.config import STRICT, parse, plain
 from forebear.errors import ForebearError, SearchIndexError
 from forebear.estimators import Estimator
-from forebear.files import read_json, whole_file, write_json
-from forebear.index import VectorIndex
+from forebear.files import fingerprint, read_json, whole_file, write_json
 from forebear.run import Run
 
 NORMAL_RANGE = 1.3489795003921634
@@ -48,6 +48,8 @@ class CalibrationDescription:
     """Rows of the M training images that stand for queries, rising."""
     nearest: tuple[float, ...] = ()
     """[M]: each reference's highest score with another sample, as it is."""
+    left_out: str = ""
+    """Identifies the removed samples of the store, which have no row; empty without any."""
     format_version: int = FORMAT_VERSION
 
 
@@ -88,7 +90,7 @@ def standardised(scores: NDArray[np.floating]) -> NDArray[np.float32]:
     return found
 
 
-def calibrate(run: Run, sides: Sides, method: Estimator, index: VectorIndex, audit: AuditConfig) -> Calibration:
+def calibrate(run: Run, sides: Sides, method: Estimator, index: LiveIndex, audit: AuditConfig) -> Calibration:
     """The null of an estimator, from the run, or computed from its index and kept there.
 
     It is only held in memory when the run cannot be written to. Takes the time of `audit.references` queries.
@@ -101,9 +103,11 @@ def calibrate(run: Run, sides: Sides, method: Estimator, index: VectorIndex, aud
 def _wanted(sides: Sides, method: Estimator, audit: AuditConfig) -> CalibrationDescription:
     manifest = sides.store.manifest
     rows = reference_rows(len(sides.store), audit.references, audit.seed)
+    kept = sides.store.kept
     return CalibrationDescription(
-        method.name, manifest.plan_hash, dict(manifest.weights), method.ridge, len(sides.store), audit.seed, rows
-    )
+        method.name, manifest.plan_hash, dict(manifest.weights), method.ridge, len(sides.store), audit.seed, rows,
+        left_out="" if kept is None else fingerprint(kept.tolist()),
+    )  # fmt: skip
 
 
 def _kept(file: Path, wanted: CalibrationDescription) -> Calibration | None:
@@ -119,9 +123,7 @@ def _kept(file: Path, wanted: CalibrationDescription) -> Calibration | None:
     return Calibration(found, null) if same and whole and len(found.nearest) == len(wanted.references) else None
 
 
-def _made(
-    file: Path, wanted: CalibrationDescription, sides: Sides, method: Estimator, index: VectorIndex
-) -> Calibration:
+def _made(file: Path, wanted: CalibrationDescription, sides: Sides, method: Estimator, index: LiveIndex) -> Calibration:
     rows = np.array(wanted.references, np.int64)
     psi = method.query_vector(
         reference_parts(sides, method, rows), sides.weights(method), sides.curvatures(method)

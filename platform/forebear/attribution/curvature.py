@@ -30,6 +30,8 @@ class CurvatureDescription:
     form: Literal["moment", "gram"]
     size: int
     """Of the matrices: k or N."""
+    left_out: tuple[str, ...] = ()
+    """Ids of the store's samples that had been removed when it was built: those removed since are still part of it."""
 
 
 def curvature_folder(run: Run, column: Column) -> Path:
@@ -43,7 +45,7 @@ def build_curvature(run: Run, store: Store, column: Column) -> None:
     """
     wanted = _wanted(store, column)
     folder = curvature_folder(run, column)
-    if _described(folder, wanted):
+    if _described(folder) == wanted:
         return
     (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
     for name in wanted.checkpoints:
@@ -59,9 +61,9 @@ def open_curvature(run: Run, store: Store, column: Column, remedy: str) -> tuple
 
     Raises SearchIndexError with the remedy when they are missing or belong to another store.
     """
-    wanted = _wanted(store, column)
+    wanted = _held(run, store, column)
     folder = curvature_folder(run, column)
-    if not _described(folder, wanted):
+    if wanted is None:
         raise SearchIndexError(f"{run.folder} has no curvature of {column} that belongs to its store; {remedy}")
     try:
         matrices = [np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in wanted.checkpoints]
@@ -71,15 +73,16 @@ def open_curvature(run: Run, store: Store, column: Column, remedy: str) -> tuple
         raise SearchIndexError(f"the curvature in {folder} is damaged; remove the folder and {remedy}")
     if wanted.form == "moment":
         return tuple(MomentCurvature(matrix) for matrix in matrices)
+    then = store.without(frozenset(wanted.left_out))  # a Gram matrix needs the rows that it was made of
     return tuple(
-        GramCurvature(matrix, store.plan.dim, partial(store.blocks, name, column))
+        GramCurvature(matrix, store.plan.dim, partial(then.blocks, name, column))
         for name, matrix in zip(wanted.checkpoints, matrices, strict=True)
     )
 
 
 def has_curvature(run: Run, store: Store, column: Column) -> bool:
     """Whether the run holds the curvatures of a column for this store."""
-    return _described(curvature_folder(run, column), _wanted(store, column))
+    return _held(run, store, column) is not None
 
 
 def matrix_bytes(store: Store) -> int:
@@ -93,12 +96,20 @@ def _size(store: Store) -> int:
 
 def _wanted(store: Store, column: Column) -> CurvatureDescription:
     form: Literal["moment", "gram"] = "gram" if len(store) < store.plan.dim else "moment"
-    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, form, _size(store))
+    gone = () if store.kept is None else tuple(sorted(store.left_out.intersection(store.all_ids)))
+    return CurvatureDescription(column, store.plan.hash, store.plan.checkpoint_names, form, _size(store), gone)
 
 
-def _described(folder: Path, wanted: CurvatureDescription) -> bool:
+def _held(run: Run, store: Store, column: Column) -> CurvatureDescription | None:
+    """The curvature of a column that the run holds for this store, whatever had been removed when it was built."""
+    found = _described(curvature_folder(run, column))
+    if found is None or found.store_plan_hash != store.plan.hash:
+        return None
+    return found if found == _wanted(store.without(frozenset(found.left_out)), column) else None
+
+
+def _described(folder: Path) -> CurvatureDescription | None:
     try:
-        values = read_json(folder / DESCRIPTION_FILE, SearchIndexError, "")
-        return parse(CurvatureDescription, values, str(folder)) == wanted
+        return parse(CurvatureDescription, read_json(folder / DESCRIPTION_FILE, SearchIndexError, ""), str(folder))
     except ForebearError:
-        return False
+        return None

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ MIN_SIDE = 16
 COARSE_SIDE = 16
 """Pictures are reduced to at most this side where they are compared in many positions."""
 BLOCK_ROWS = 1024
+IDS_FILE = "pixels-ids.npy"
+"""Sample ids of the rows: when images are removed or added, the others are not decoded again."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,31 +84,62 @@ def _files(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def _kept(folder: Path, wanted: DecodedDescription) -> DecodedPictures | None:
-    said, fine, coarse = _files(folder)
-    try:
-        if parse(DecodedDescription, read_json(said, SearchIndexError, ""), str(said)) != wanted:
-            return None
-        found = DecodedPictures(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in (fine, coarse)))
-    except (ForebearError, OSError, ValueError):
+    described, found = _read(folder)
+    if found is None or described != wanted:
         return None
     shapes = [(wanted.samples, wanted.channels, side, side) for side in (wanted.side, wanted.coarse)]
     whole = [found.fine.shape, found.coarse.shape] == shapes and found.fine.dtype == found.coarse.dtype == np.uint8
     return found if whole else None
 
 
+def _read(folder: Path) -> tuple[DecodedDescription | None, DecodedPictures | None]:
+    """What the run holds, of whatever images; None twice when it holds nothing that can be read."""
+    said, fine, coarse = _files(folder)
+    try:
+        described = parse(DecodedDescription, read_json(said, SearchIndexError, ""), str(said))
+        return described, DecodedPictures(
+            *(np.load(path, mmap_mode="r", allow_pickle=False) for path in (fine, coarse))
+        )
+    except (ForebearError, OSError, ValueError):
+        return None, None
+
+
+def _known(
+    folder: Path, wanted: DecodedDescription, ids: NDArray[np.str_]
+) -> tuple[NDArray[np.int64], DecodedPictures | None]:
+    """Rows int64[N] of pictures that were decoded for other images of this run, removed or added to since; -1: none."""
+    nothing = np.full(len(ids), -1, np.int64)
+    described, found = _read(folder)
+    alike = described is not None and replace(described, dataset=wanted.dataset, samples=wanted.samples) == wanted
+    try:
+        old = np.load(folder / IDS_FILE, allow_pickle=False)
+    except (OSError, ValueError):
+        return nothing, None
+    if found is None or not alike or not len(old) == len(found.fine) == len(found.coarse):
+        return nothing, None
+    places = {name: row for row, name in enumerate(old.tolist())}
+    return np.array([places.get(name, -1) for name in ids.tolist()], np.int64), found
+
+
 def _made(folder: Path, wanted: DecodedDescription, training_set: TrainingSet, size: int) -> DecodedPictures:
     fine, coarse = (
         np.empty((wanted.samples, wanted.channels, side, side), np.uint8) for side in (wanted.side, wanted.coarse)
     )
+    ids = np.array(training_set.samples.column("id").to_pylist())
+    known, before = _known(folder, wanted, ids)
     for first in range(0, wanted.samples, BLOCK_ROWS):
-        rows = range(first, min(first + BLOCK_ROWS, wanted.samples))
-        pixels = pooled(training_set.pixels(rows, size, wanted.channels), wanted.side)
-        fine[rows.start : rows.stop] = to_levels(pixels)
-        coarse[rows.start : rows.stop] = to_levels(pooled(pixels, wanted.coarse))
+        rows = np.arange(first, min(first + BLOCK_ROWS, wanted.samples))
+        old = rows[known[rows] >= 0]
+        if before is not None and len(old):
+            fine[old], coarse[old] = before.fine[known[old]], before.coarse[known[old]]
+        new = rows[known[rows] < 0]
+        if len(new):
+            pixels = pooled(training_set.pixels(new.tolist(), size, wanted.channels), wanted.side)
+            fine[new], coarse[new] = to_levels(pixels), to_levels(pooled(pixels, wanted.coarse))
     said, *paths = _files(folder)
     with suppress(OSError):  # a run on a read-only disk answers all the same
         said.unlink(missing_ok=True)
-        for path, array in zip(paths, (fine, coarse), strict=True):
+        for path, array in zip((*paths, folder / IDS_FILE), (fine, coarse, ids), strict=True):
             with whole_file(path) as part, part.open("wb") as handle:
                 np.save(handle, array)
         write_json(said, plain(wanted))

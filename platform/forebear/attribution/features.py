@@ -1,5 +1,6 @@
 """Features that the user brings for the `embedding` baseline: one vector for each training image."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,14 @@ def features_file(run: Run) -> Path:
     return run.folder / "features" / "features.npy"
 
 
-def import_features(run: Run, training_set: TrainingSet, source: Path) -> None:
-    """Keep the features of a file in the run, in the order of the training set.
+def import_features(run: Run, training_set: TrainingSet, source: Path, removed: Collection[str] = frozenset()) -> None:
+    """Keep the features of a file in the run, in the order of the training set, those of `open_whole`.
 
     `source` is Parquet with `sample_id` and one list column, rows in any order and of any other samples too, or .npy
-    float[N, d] in row order. Raises DataError when it cannot be read, a sample is missing or a number is not finite.
+    float[N, d] in row order. Those of `removed` samples may be missing and count as 0. Raises DataError when it cannot
+    be read, a sample is missing or a number is not finite.
     """
-    rows = _from_npy(source) if source.suffix == ".npy" else _from_parquet(source, training_set)
+    rows = _from_npy(source) if source.suffix == ".npy" else _from_parquet(source, training_set, removed)
     if rows.ndim != 2 or len(rows) != len(training_set) or not rows.size:
         raise DataError(f"{source} holds {list(rows.shape)} numbers for {len(training_set)} images; {REMEDY}")
     if not np.isfinite(rows).all():
@@ -60,7 +62,7 @@ def _from_npy(source: Path) -> NDArray[np.floating]:
     return rows
 
 
-def _from_parquet(source: Path, training_set: TrainingSet) -> NDArray[np.floating]:
+def _from_parquet(source: Path, training_set: TrainingSet, removed: Collection[str]) -> NDArray[np.floating]:
     try:
         table = pq.read_table(source)
     except (pa.ArrowException, OSError) as broken:
@@ -77,6 +79,8 @@ def _from_parquet(source: Path, training_set: TrainingSet) -> NDArray[np.floatin
     if "sample_id" not in table.column_names or len(lists) != 1:
         raise DataError(f"{source} has the columns {', '.join(table.column_names)}; {REMEDY}")
     by_id = dict(zip(table["sample_id"].to_pylist(), table[lists[0]].to_pylist(), strict=True))
+    blank = [0.0] * len(next((row for row in by_id.values() if row is not None), ()))
+    by_id |= {name: blank for name in removed if by_id.get(name) is None}
     missing = [sample.id for sample in training_set.samples if by_id.get(sample.id) is None]
     if missing:
         raise DataError(f"{source} has no features of {len(missing)} training images, such as {missing[0]}; add them")

@@ -4,19 +4,63 @@ Estimators with the same training side share one index, which lies under the nam
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from forebear.attribution.curvature import build_curvature
 from forebear.attribution.sides import Sides
 from forebear.errors import SearchIndexError
-from forebear.estimators import ESTIMATORS, Estimator, estimator, index_name
-from forebear.index import IndexConfig, IndexMetadata, VectorIndex, WeightedCheckpoint, build_index
+from forebear.estimators import ESTIMATORS, Blocks, Estimator, estimator, index_name
+from forebear.files import fingerprint
+from forebear.index import (
+    IndexConfig,
+    IndexMetadata,
+    SearchIndex,
+    WeightedCheckpoint,
+    build_index,
+    build_sharded_index,
+    open_search_index,
+)
 from forebear.run import Run
 from forebear.store import Manifest, Store
 
 
-def build_indexes(run: Run, names: Sequence[str] | None, config: IndexConfig) -> tuple[VectorIndex, ...]:
+@dataclass(frozen=True)
+class LiveIndex:
+    """An index in the rows of a store's samples that were not removed, whatever had been when it was built."""
+
+    index: SearchIndex
+    rows: NDArray[np.int64] | None
+    """int64[N]: the index's row of each of the store's; None when they are the same."""
+
+    def scores(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32[Q, N]: exact scores of queries float32[Q, D] with every sample that was not removed."""
+        found = self.index.scores(queries)
+        return found if self.rows is None else found[:, self.rows]
+
+
+def live_index(index: SearchIndex, store: Store) -> LiveIndex:
+    """An index without what was removed since it was built; raises SearchIndexError when it lacks a sample."""
+    if store.kept is None and len(index) == len(store):  # of one plan, so these are the same samples
+        return LiveIndex(index, None)
+    places = {name: row for row, name in enumerate(index.ids)}
+    rows = [places.get(name, -1) for name in store.ids()]
+    if missing := rows.count(-1):
+        raise SearchIndexError(
+            f"the index in {index.folder} lacks {missing} images that were restored since it was built; "
+            f"run `forebear index --run {index.folder.parent.parent}`"
+        )
+    return LiveIndex(index, None if rows == list(range(len(index))) else np.array(rows, np.int64))
+
+
+def build_indexes(
+    run: Run, names: Sequence[str] | None, config: IndexConfig, shard_rows: int | None = None
+) -> tuple[SearchIndex, ...]:
     """Build what the named estimators search, or all that the run can serve: each distinct index and curvature once.
 
+    With `shard_rows`, in parts of so many rows: parts that a build of before finished, of the same rows, are kept.
     Returns the indexes in the order in which they are first needed. Raises ConfigError for an unknown estimator or one
     whose measurement the store lacks, StoreError when the store is missing or not whole, and what `build_index` raises.
     """
@@ -28,22 +72,48 @@ def build_indexes(run: Run, names: Sequence[str] | None, config: IndexConfig) ->
     for method in chosen:
         sides.check(method)
     owners = dict.fromkeys(index_name(method.name) for method in chosen)
-    built = tuple(_build(run, sides, estimator(owner), config) for owner in owners)
+    built = tuple(_build(run, sides, estimator(owner), config, shard_rows) for owner in owners)
     for column in dict.fromkeys(method.column for method in chosen if method.ridge is not None):
         build_curvature(run, store, column)
     return built
 
 
-def _build(run: Run, sides: Sides, owner: Estimator, config: IndexConfig) -> VectorIndex:
-    store = sides.store
-    return build_index(
-        run.index_folder(owner.name),
-        owner.training_vectors(sides.blocks(owner), sides.weights(owner), sides.residuals(owner)),
-        sides.dim(owner),
-        store.ids(),
+def _build(run: Run, sides: Sides, owner: Estimator, config: IndexConfig, shard_rows: int | None) -> SearchIndex:
+    store, folder = sides.store, run.index_folder(owner.name)
+    metadata = IndexMetadata(owner.name, store.plan.hash, _checkpoints(store.manifest, owner))
+
+    def vectors() -> Blocks:
+        return owner.training_vectors(sides.blocks(owner), sides.weights(owner), sides.residuals(owner))
+
+    dim, ids = sides.dim(owner), store.ids()
+    if shard_rows is None:
+        return build_index(folder, vectors(), dim, ids, config=config, metadata=metadata)
+    return build_sharded_index(
+        folder,
+        vectors,
+        dim,
+        ids,
+        shard_rows=shard_rows,
         config=config,
-        metadata=IndexMetadata(owner.name, store.plan.hash, _checkpoints(store.manifest, owner)),
+        metadata=metadata,
+        source=lambda first, stop: _source(store, owner, first, stop),
     )
+
+
+def _source(store: Store, owner: Estimator, first: int, stop: int) -> str:
+    """Fingerprint of what the vectors of the store's rows `first` to before `stop` are made from.
+
+    Where one row's vector depends on others, as a residual does on the mean loss, that is the whole store.
+    """
+    if owner.baseline or owner.residual:
+        return fingerprint([store.plan.hash, sorted(store.left_out)])
+    rows = (first, stop - 1) if store.kept is None else store.kept[[first, stop - 1]].tolist()
+    records = (
+        [record.checkpoint, record.first_row, record.sha256]
+        for record in store.manifest.shards
+        if record.first_row <= rows[1] and record.last_row >= rows[0]
+    )
+    return fingerprint([owner.column, sorted(records)])
 
 
 def indexed(run: Run, store: Store) -> tuple[str, ...]:
@@ -61,17 +131,17 @@ def served_by(run: Run, owner: str) -> tuple[str, ...]:
     return tuple(name for name in indexed(run, Store.open(run.store_folder)) if index_name(name) == owner)
 
 
-def open_index(run: Run, name: str, manifest: Manifest) -> VectorIndex:
+def open_index(run: Run, name: str, manifest: Manifest, *, allow_low_recall: bool = False) -> SearchIndex:
     """The index of an estimator.
 
     Raises ConfigError for an unknown estimator, SearchIndexError when the index is missing or was built from a store
-    with another plan or other weights.
+    with another plan or other weights, or finds less than its floor and `allow_low_recall` is not set.
     """
     method = estimator(name)
     owner = index_name(name)
     folder = run.index_folder(owner)
     remedy = f"run `forebear index --run {run.folder} --estimator {name}`"
-    index = VectorIndex.open(folder, manifest.plan_hash)
+    index = open_search_index(folder, manifest.plan_hash, allow_low_recall=allow_low_recall)
     metadata = index.description.metadata
     if metadata.estimator != owner:
         raise SearchIndexError(f"the index in {folder} is one of {metadata.estimator!r}, not of {owner!r}; {remedy}")

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from forebear.attribution.curvature import build_curvature, has_curvature, open_curvature
 from forebear.attribution.features import read_features
 from forebear.attribution.measuring import missing_measurement
+from forebear.attribution.opening import live_training_set, open_whole
 from forebear.attribution.query import EmbeddedQuery
-from forebear.config import parse
-from forebear.data import DataConfig, TrainingSet, open_training_set
+from forebear.data import TrainingSet
 from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError
 from forebear.estimators import MEASUREMENTS, Blocks, Curvature, Estimator, residuals
@@ -34,7 +34,8 @@ BLOCK_ROWS = 256
 class Sides:
     """Where every estimator's rows come from, for the training images and for queries of one run.
 
-    The training set is opened when a baseline first needs it, unless it is given.
+    Row i is that of the store's i-th sample that was not removed, as the store gives them, and so is the training set's
+    (`open_embedded`). The training set is opened when a baseline first needs it, unless it is given.
     """
 
     def __init__(self, run: Run, store: Store, training_set: TrainingSet | None = None) -> None:
@@ -52,7 +53,8 @@ class Sides:
         if method.ridge is not None and self.store.plan.dim > LARGEST_CURVATURE:
             raise ConfigError(
                 f"{method.name} inverts a matrix of {self.store.plan.dim:,} rows, at most {LARGEST_CURVATURE:,} are "
-                f"possible; embed with smaller vectors: `forebear embed --dim 4096 --run {self.run.folder} --restart`"
+                f"possible; embed with smaller vectors: `forebear embed --dim 4096 --run {self.run.folder} --restart`, "
+                "or ask for an estimator without a ridge, such as retrac"
             )
 
     def holds(self, method: Estimator) -> bool:
@@ -88,6 +90,7 @@ class Sides:
             return [self._keyed_blocks()]
         if method.column == "features":
             features = read_features(self.run, self.store.plan.dataset)
+            features = features if self.store.kept is None else features[self.store.kept]
             return [((start, np.asarray(features[start : start + BLOCK_ROWS])) for start in self._starts())]
         return [self.store.blocks(name, method.column) for name in self.store.plan.checkpoint_names]
 
@@ -166,7 +169,7 @@ class Sides:
     def _training_set(self) -> TrainingSet:
         if self._given is not None:
             return self._given
-        return open_training_set(parse(DataConfig, self.run.section("data"), str(self.run.settings_file)))
+        return live_training_set(self.store, open_whole(self.run)[1])
 
     @cached_property
     def picture_shape(self) -> tuple[int, int, int]:

@@ -3,16 +3,16 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from forebear.cli.options import run_option
+from forebear.cli.options import allow_low_recall_option, run_option
 from forebear.errors import ConfigError
 from forebear.run import Run
 
 if TYPE_CHECKING:
-    from forebear.attribution import Attribution, GroupTotal, Influence, Memorisation
+    from forebear.attribution import Attribution, GroupTotal, Influence, Memorisation, QueryConfig
 
 GROUPS_SHOWN = 6
 """Groups printed for each column; the report has no more of them either."""
@@ -23,12 +23,23 @@ GROUPS_SHOWN = 6
 @run_option()
 @click.option("--prompt", default="", help="The caption under which the picture was made, for text-conditional models.")
 @click.option("--label", type=int, help="Class of the picture, for class-conditional models.")
-@click.option("--estimator", default="retrac", show_default=True, help="The estimator to print.")
+@click.option("--estimator", help="The estimator to print.  [default: retrac-ridge]")
 @click.option(
     "--top-k", type=click.IntRange(1), default=12, show_default=True, help="Proponents and opponents to show."
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write the HTML report here.  [default: IMAGE.html]")
 @click.option("--paper", is_flag=True, help="Measure at the paper's 100 timesteps x 16 draws instead of the store's.")
+@click.option(
+    "--timesteps",
+    type=click.IntRange(1),
+    help="Measure at this many timesteps instead of the store's: fewer are faster, and rank less surely.",
+)
+@click.option(
+    "--sampling",
+    type=click.Choice(["stratified", "importance"]),
+    help="With --timesteps: evenly placed, or where training gradients are long, which tracin and cosine profit from."
+    "  [default: stratified]",
+)
 @click.option(
     "--region",
     "boxes",
@@ -43,21 +54,25 @@ GROUPS_SHOWN = 6
 @click.option("--to", "last", type=click.IntRange(0), help="Highest timestep to measure at: coarse shapes.")
 @click.option("--band", metavar="A-B", help="Both at once.")
 @click.option("--quick", is_flag=True, help="Scores alone: no intervals, p-values, null percentiles or copy check.")
+@allow_low_recall_option
 def attribute(
     image: Path,
     run: Run,
     prompt: str,
     label: int | None,
-    estimator: str,
+    estimator: str | None,
     top_k: int,
     report: Path | None,
     paper: bool,
+    timesteps: int | None,
+    sampling: Literal["stratified", "importance"] | None,
     boxes: tuple[str, ...],
     masks: tuple[Path, ...],
     first: int | None,
     last: int | None,
     band: str | None,
     quick: bool,
+    allow_low_recall: bool,
 ) -> None:
     """Print the training images that the picture IMAGE descends from, and write an HTML report.
 
@@ -65,19 +80,21 @@ def attribute(
     TracIn and ReTrac beside the estimator asked for, where the run has their indexes, and the answers of each region
     beside that of the whole picture.
     """
-    from forebear.attribution import Attributor, AuditConfig, QueryConfig, ReportEntry, write_report
+    from forebear.attribution import Attributor, AuditConfig, ReportEntry, write_report
     from forebear.attribution.region import Mask, parse_box
+    from forebear.estimators import DEFAULT_ESTIMATOR
 
     regions: list[Mask] = [*(parse_box(box) for box in boxes), *masks]
     between = _band(band, first, last)
-    attributor = Attributor.open(run.folder)
+    query = _query(timesteps, sampling, paper=paper)
+    attributor = Attributor.open(run.folder, allow_low_recall=allow_low_recall)
     answers = attributor.attribute_all(
         image,
         caption=prompt,
         label=label,
-        first=estimator,
+        first=estimator or DEFAULT_ESTIMATOR,
         top_k=top_k,
-        query=QueryConfig(paper=paper),
+        query=query,
         regions=regions,
         band=attributor.band(*between) if between else None,
         audit=None if quick else AuditConfig(),
@@ -102,6 +119,19 @@ def echo_attribution(attribution: "Attribution") -> None:
         if len(totals) > 1:
             _echo_groups(name, totals[:GROUPS_SHOWN])
     click.echo(attribution.sign)
+
+
+def _query(
+    timesteps: int | None, sampling: Literal["stratified", "importance"] | None, *, paper: bool
+) -> "QueryConfig":
+    """How the picture is measured."""
+    from forebear.attribution import QueryConfig
+
+    if paper and timesteps is not None:
+        raise ConfigError("--paper chooses the timesteps itself; leave out --timesteps, or leave out --paper")
+    if sampling is not None and timesteps is None:
+        raise ConfigError("--sampling places the timesteps that --timesteps asks for; give it a number, such as 8")
+    return QueryConfig(paper=paper, count=timesteps, sampling=sampling or "stratified")
 
 
 def _band(band: str | None, first: int | None, last: int | None) -> tuple[int | None, int | None] | None:

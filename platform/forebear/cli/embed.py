@@ -55,7 +55,13 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(0), help="One-thread Ray actors; 0 works in this process.  [default: 0]")
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, help="Whole GPUs, or a share of one.")
 @click.option("--memory-per-worker", type=Bytes(), default=0, help="What Ray reserves for each worker, such as 4GiB.")
+@click.option(
+    "--shard-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="End a worker that takes longer for a shard.  [default: 10 times the slowest so far, and 5 minutes]",
+)
 @click.option("--retry-quarantined", is_flag=True, help="Try the shards again that were given up before.")
+@click.option("--grow", is_flag=True, help="Embed images that came since, and take those that went out of all answers.")
 @click.option("--restart", is_flag=True, help="Throw away the store that is there and begin anew.")
 def embed(
     run: Run,
@@ -67,8 +73,10 @@ def embed(
     config: Path | None,
     restart: bool,
     retry_quarantined: bool,
+    grow: bool,
     gpus_per_worker: float,
     memory_per_worker: int,
+    shard_seconds: float | None,
     measurements: tuple["Measurement", ...],
     **chosen: Any,
 ) -> None:
@@ -98,6 +106,9 @@ def embed(
         retry_quarantined=retry_quarantined,
         gpus_per_worker=gpus_per_worker,
         memory_per_worker=memory_per_worker,
+        shard_seconds=shard_seconds,
+        grow=grow,
+        tell=click.echo,
     )
     click.echo(
         f"embedded {len(store.ids()):,} images at {len(store.manifest.weights)} checkpoints in {run.store_folder}"

@@ -11,7 +11,7 @@ import click
 from forebear.errors import ForebearError
 from forebear.version import __version__
 
-VERBS = ("train", "data", "doctor", "plan", "embed", "index", "attribute", "evaluate", "demo")
+VERBS = ("train", "data", "doctor", "plan", "embed", "index", "attribute", "store", "evaluate", "demo")
 """Each is the click command of the same name in the module `forebear.cli.NAME`, imported when it is used."""
 
 ENTRY_POINTS = "forebear.verbs"

@@ -26,3 +26,10 @@ def run_option(default: str | None = None) -> Callable[[Command], Command]:
         show_default=True,
         help=RUN_HELP,
     )
+
+
+def allow_low_recall_option(command: Command) -> Command:
+    """`--allow-low-recall`."""
+    return click.option(
+        "--allow-low-recall", is_flag=True, help="Use an index that finds less of the true best than its floor."
+    )(command)

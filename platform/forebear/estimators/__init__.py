@@ -2,10 +2,11 @@
 
 from forebear.estimators.curvature import Curvature, GramCurvature, MomentCurvature, gram, second_moment
 from forebear.estimators.estimator import Estimator
-from forebear.estimators.registry import ESTIMATORS, estimator, index_name
+from forebear.estimators.registry import DEFAULT_ESTIMATOR, ESTIMATORS, estimator, index_name
 from forebear.estimators.vectors import MEASUREMENTS, Blocks, Column, residuals, unit
 
 __all__ = [
+    "DEFAULT_ESTIMATOR",
     "ESTIMATORS",
     "MEASUREMENTS",
     "Blocks",

@@ -81,6 +81,9 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
 )
 """By name."""
 
+DEFAULT_ESTIMATOR = "retrac-ridge"
+"""Answers where none is named, in Python, on the command line and in services; docs/estimators.md says why."""
+
 
 def estimator(name: str) -> Estimator:
     """The estimator of a name; raises ConfigError that lists the names there are."""

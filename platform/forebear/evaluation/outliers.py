@@ -1,30 +1,38 @@
-"""Does self-influence find images that do not belong to the training set?
+"""Do an estimator's scores find images that do not belong to the training set?
 
 An image that is unlike all others is learnt from itself alone, so its score on itself is high (Pruthi et al., arXiv
-2002.08484). The metric needs a training set that marks by a group what was planted; `planting` makes such runs.
+2002.08484), unless it is easy or one of several of its kind. Then what the others give it is low, and its neighbours
+are far (`isolation`). The metric needs a training set that marks by a group what was planted; `planting` makes such
+runs.
 """
 
 from collections.abc import Sequence
 from dataclasses import field
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from forebear.config import STRICT, plain
 from forebear.errors import ConfigError
-from forebear.estimators import estimator
 from forebear.evaluation.evaluated_run import EvaluatedRun
 from forebear.evaluation.figures import Figure, Result, check_name, write_result
+from forebear.evaluation.isolation import isolation, received
 from forebear.evaluation.metrics import Interval, bootstrap_auc, precision_at
 from forebear.evaluation.planting import FOREIGN, MISLABELLED, PLANTED_GROUP, PlantingConfig, planted_run
 from forebear.run import Run
 
 LOSS, NORM = "loss", "gradient norm"
 """Baselines of this evaluation: the sample's mean training loss, and the mean norm of its gradient."""
+SELF, SUPPORT, ISOLATION = "self", "support", "isolation"
+"""An estimator's scores of a sample, by which samples are ordered."""
 SHOWN = 24
 """Most suspicious images that the report shows."""
+
+Scores = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -37,6 +45,9 @@ class OutliersConfig:
     planting: PlantingConfig = field(default_factory=PlantingConfig)
     estimators: tuple[str, ...] = ()
     """Empty: all that the store serves. Baselines are always added: `pixel`, `random`, `loss`, `gradient norm`."""
+    neighbours: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """`isolation` asks for the neighbour with this share of the samples nearer: more than resemble each other and do
+    not belong."""
 
 
 def run_outliers(run: Run, config: OutliersConfig, name: str = "outliers") -> Result | None:
@@ -51,27 +62,35 @@ def run_outliers(run: Run, config: OutliersConfig, name: str = "outliers") -> Re
     evaluated = EvaluatedRun.open(subject)
     estimators = evaluated.estimators(config.estimators)
     marks = planted_samples(evaluated, config.planted or {PLANTED_GROUP: (FOREIGN, MISLABELLED)})
-    scores = {one: self_influence(evaluated, one) for one in estimators} | sample_baselines(evaluated)
+    scores = {one: sample_scores(evaluated, one, config.neighbours) for one in estimators}
+    scores |= {one: {SELF: found} for one, found in sample_baselines(evaluated).items()}
     anywhere = np.any(list(marks.values()), axis=0)
     figures = []
     for value, marked in marks.items():
         kept = marked | ~anywhere  # what was planted in another way is neither right nor wrong
-        for method, found in scores.items():
-            figures += outlier_figures(method, found[kept], marked[kept], value)
+        for method, by_score in scores.items():
+            for score, found in by_score.items():
+                figures += outlier_figures(method, found[kept], marked[kept], value, score)
     facts = evaluated.facts([], estimators) | {
         "subject": "" if subject is run else str(subject.folder.relative_to(run.folder)),
         "planted": {value: int(marked.sum()) for value, marked in marks.items()},
         "marked": np.flatnonzero(anywhere).tolist(),
-        "suspicious": {one: np.argsort(-found, kind="stable")[:SHOWN].tolist() for one, found in scores.items()},
+        "suspicious": {
+            one: np.argsort(-by_score[SELF], kind="stable")[:SHOWN].tolist() for one, by_score in scores.items()
+        },
     }
     result = Result("outliers", name, plain(config), tuple(figures), facts)
     write_result(run, result, _details(evaluated, scores, marks))
     return result
 
 
-def outlier_figures(method: str, scores: NDArray[np.floating], planted: NDArray[np.bool_], value: str) -> list[Figure]:
-    """AUC with its interval, and precision among as many first samples as were planted; both arrays are [N]."""
+def outlier_figures(
+    method: str, scores: NDArray[np.floating], planted: NDArray[np.bool_], value: str, score: str = SELF
+) -> list[Figure]:
+    """AUC with its interval, and for SELF the precision among as many first samples as were planted; arrays are [N]."""
     count = int(planted.sum())
+    if score != SELF:
+        return [Figure.of(method, f"{score} AUC", bootstrap_auc(scores, planted, "outliers"), count, value)]
     precision = precision_at(scores, planted, count)
     return [
         Figure.of(method, "AUC", bootstrap_auc(scores, planted, "outliers"), count, value),
@@ -79,27 +98,10 @@ def outlier_figures(method: str, scores: NDArray[np.floating], planted: NDArray[
     ]
 
 
-def self_influence(evaluated: EvaluatedRun, name: str, ridge: float | None = None) -> NDArray[np.float64]:
-    """Each sample's score on itself, both sides from the store: float64[N].
-
-    The query's side is formed from the stored row as it is from an embedded query (for `das` without the residual), at
-    the store's own timesteps and noise. Raises what Sides.check raises.
-    """
-    method, sides = estimator(name), evaluated.sides
-    sides.check(method)
-    curvatures = sides.curvatures(method, build=True)
-    residuals, weights = sides.residuals(method), sides.weights(method)
-    found = np.zeros(len(evaluated.store))
-    for pieces in zip(*sides.blocks(method), strict=True):
-        first, count = pieces[0][0], len(pieces[0][1])
-        part = slice(first, first + count)
-        psi = method.query_rows([rows for _, rows in pieces], weights, curvatures, ridge)
-        for place, (_, rows) in enumerate(pieces):
-            phi = method.training_rows(rows, None if residuals is None else residuals[place][part])
-            found[part] += np.einsum("bk,bk->b", psi[place], phi, dtype=np.float64)
-    if method.unit_rows and curvatures is None and residuals is None:
-        return np.where(found > 0, sum(weights), 0.0)  # a cosine with itself: differences would be rounding alone
-    return found
+def sample_scores(evaluated: EvaluatedRun, name: str, neighbours: float) -> Scores:
+    """An estimator's scores of every sample, float64[N] each, higher for a stranger one."""
+    own, support = received(evaluated, name)
+    return {SELF: own, SUPPORT: -support, ISOLATION: isolation(evaluated, name, neighbours)}
 
 
 def sample_baselines(evaluated: EvaluatedRun) -> dict[str, NDArray[np.float64]]:
@@ -141,13 +143,16 @@ def _proportion(share: float, count: int) -> Interval:
     return Interval(share, float(middle - half), float(middle + half))
 
 
-def _details(
-    evaluated: EvaluatedRun, scores: dict[str, NDArray[np.float64]], marks: dict[str, NDArray[np.bool_]]
-) -> pa.Table:
-    """One row for each sample: what it was planted as, and every method's score."""
+def _details(evaluated: EvaluatedRun, scores: dict[str, Scores], marks: dict[str, NDArray[np.bool_]]) -> pa.Table:
+    """One row for each sample: what it was planted as, and every method's scores, higher for a stranger sample."""
     planted: Sequence[str] = [
         next((value for value, marked in marks.items() if marked[row]), "")
         for row in range(len(evaluated.training_set))
     ]
     ids = [sample.id for sample in evaluated.training_set.samples]
-    return pa.table({"sample_id": ids, "planted": planted, **scores})
+    columns = {
+        method if score == SELF else f"{method} {score}": found
+        for method, by_score in scores.items()
+        for score, found in by_score.items()
+    }
+    return pa.table({"sample_id": ids, "planted": planted, **columns})

@@ -72,7 +72,8 @@ def run_removal(run: Run, config: RemovalConfig, name: str = "removal") -> Resul
         removed = removed_samples(evaluated, asked, estimators, config)
         _keep(evaluated, config, name, estimators, asked, removed)
         retrainer = Retrainer(run, config, name)
-        tasks = [(number, estimator) for estimator in estimators for number in range(config.queries)]
+        # Picture after picture, so that what is done at any moment compares all estimators.
+        tasks = [(number, estimator) for number in range(config.queries) for estimator in estimators]
         missing = [task for task in tasks if not retrainer.picture_file(task).is_file()]
         done = (len(tasks) - len(missing)) * retrainer.steps
         with progress("retraining", len(tasks) * retrainer.steps, "steps", done) as bar:

@@ -29,8 +29,11 @@ def build_index(
     *,
     config: IndexConfig,
     metadata: IndexMetadata,
+    source: str = "",
 ) -> VectorIndex:
     """Build the index of `folder` from (first row, float32[B, dim]) blocks in order; `ids` names every row.
+
+    `source` is kept in the description, for whoever asks later what the vectors were made from.
 
     Whatever interrupts it, an index that was there before stays whole. One build of a folder at a time. The same blocks
     give the same bytes. The index is returned whatever its recall: look at `description.recall`.
@@ -38,10 +41,7 @@ def build_index(
     Raises SearchIndexError when vectors are missing, of another dimension or not finite, when ids repeat, or when FAISS
     is needed and not installed.
     """
-    if not ids or len(set(ids)) != len(ids):
-        raise SearchIndexError(
-            f"{len(ids)} sample ids with {len(set(ids))} different ones; an index needs one id for each row"
-        )
+    check_ids(ids)
     if chosen_kind(config, len(ids)) == "rabitq":
         import_faiss()  # say what is missing before the hours that writing may take
     for leftover in folder.parent.glob(f"{folder.name}.part-*"):
@@ -49,11 +49,19 @@ def build_index(
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        _write(part, blocks, dim, ids, config=config, metadata=metadata)
-        _put_in_place(part, folder)
+        _write(part, blocks, dim, ids, config=config, metadata=metadata, source=source)
+        put_in_place(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return VectorIndex.open(folder, allow_low_recall=True)
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Raises SearchIndexError when there are none, or one names two rows."""
+    if not ids or len(set(ids)) != len(ids):
+        raise SearchIndexError(
+            f"{len(ids)} sample ids with {len(set(ids))} different ones; an index needs one id for each row"
+        )
 
 
 def chosen_kind(config: IndexConfig, count: int) -> Literal["exact", "rabitq"]:
@@ -71,6 +79,7 @@ def _write(
     *,
     config: IndexConfig,
     metadata: IndexMetadata,
+    source: str,
 ) -> None:
     kind = chosen_kind(config, len(ids))
     matrix = write_matrix(part, blocks, len(ids), dim)
@@ -82,7 +91,7 @@ def _write(
         names.extend(CODE_FILES)
         recall = measure_recall(matrix, codes, config)
     files = {name: FileRecord((part / name).stat().st_size, sha256_of_file(part / name)) for name in names}
-    description = IndexDescription(metadata, config, kind, len(ids), dim, recall, files)
+    description = IndexDescription(metadata, config, kind, len(ids), dim, recall, files, source)
     write_json(part / DESCRIPTION_FILE, plain(description))
 
 
@@ -92,8 +101,8 @@ def _write_ids(path: Path, ids: Sequence[str]) -> None:
         pq.write_table(table, part, compression="none", use_dictionary=False, write_page_checksum=True)
 
 
-def _put_in_place(part: Path, folder: Path) -> None:
-    """Replace `folder` by `part`.
+def put_in_place(part: Path, folder: Path) -> None:
+    """Replace the folder of an index by a finished one.
 
     A folder cannot be renamed over another, so the old one steps aside, to a name where `open` looks too.
     """

@@ -9,7 +9,8 @@ from forebear.config import STRICT
 from forebear.store import SIGN
 from forebear.version import __version__
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: codes hold a table that keeps FAISS's sums from overflowing; exact indexes of version 1 are read as they are."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -22,7 +23,7 @@ class IndexConfig:
     """`exact` compares with every vector; `rabitq` ranks candidates of FAISS exactly; `auto` goes by size."""
     exact_limit: Count = 100_000
     """Most vectors for which `auto` is exact."""
-    refine_factor: Count = 20
+    refine_factor: Count = 10
     """Candidates for each answer asked for (`rabitq`)."""
     min_candidates: Count = 1000
     """Fewest candidates: for short answers they cost next to nothing."""
@@ -91,5 +92,7 @@ class IndexDescription:
     dim: Count
     recall: Recall
     files: dict[str, FileRecord]
+    source: str = ""
+    """Of a part of a sharded index: fingerprint of all that decides its bytes."""
     forebear_version: str = __version__
     format_version: int = FORMAT_VERSION

@@ -9,16 +9,19 @@ from numpy.typing import NDArray
 
 from forebear.errors import SearchIndexError
 from forebear.files import whole_file
-from forebear.store import from_half, to_half, widen
+from forebear.store import from_half, to_half
 
 VECTORS_FILE = "vectors.f16"
 SCALES_FILE = "scales.f32"
 
 BLOCK_NUMBERS = 2**22
 """Numbers that are widened to float32 at a time: 16 MiB, whatever the number of rows."""
+QUICK_NUMBERS = 2**18
+"""Numbers that are widened at a time where rows are multiplied: they stay in the processor's cache."""
+LANES = 16
+"""Rows of a block and numbers of a row are multiples of this: no kernel has a remainder to treat in another way."""
 QUERY_TILE = 16
-"""Queries are multiplied in tiles of this many, padded with zeros: one shape takes one path through BLAS, so that a
-score does not depend on the queries beside it and equal rows get equal scores. Widening dominates the time anyway."""
+"""Queries that are scored together at least, where memory bounds how many."""
 
 
 class HalfMatrix:
@@ -27,12 +30,19 @@ class HalfMatrix:
     def __init__(self, folder: Path, count: int, dim: int) -> None:
         self.count, self.dim = count, dim
         self.scales: NDArray[np.float32] = np.fromfile(folder / SCALES_FILE, "<f4").astype(np.float32)  # [N]
-        self._halves = np.memmap(folder / VECTORS_FILE, np.dtype("<f2"), "r", shape=(count, dim))
+        # Copy on write: torch takes memory that could be written to without copying it, and nothing is written.
+        mapped = np.memmap(folder / VECTORS_FILE, np.dtype("<f2"), "c", shape=(count, dim))
+        self._halves: NDArray[np.float16] = np.asarray(mapped).astype(np.float16, copy=False)
+        self._mapped = torch.from_numpy(self._halves)
         self._block_rows = max(1, BLOCK_NUMBERS // dim)
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32[M, D]: the vectors of the given rows."""
         return from_half(self._halves[rows], self.scales[rows])
+
+    def halves(self, rows: slice) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        """float16[B, D] and scales float32[B] of consecutive rows, copied out of the file."""
+        return np.array(self._halves[rows], np.float16), self.scales[rows]
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """(first row, float32[B, D]) in order."""
@@ -42,21 +52,35 @@ class HalfMatrix:
 
     def scores(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[Q, N]: inner products of queries float32[Q, D] with every row, accumulated in float32."""
-        scores = np.empty((len(queries), self.count), np.float32)
-        tiles = _tiles(queries)
-        for first in range(0, self.count, self._block_rows):
-            block = slice(first, first + self._block_rows)
-            vectors = widen(self._halves[block])
-            for number, tile in enumerate(tiles):
-                rows = scores[number * QUERY_TILE : (number + 1) * QUERY_TILE]  # fewer in the last tile
-                rows[:, block] = _products(vectors, self.scales[block], tile)[: len(rows)]
-        return scores
+        return self._multiplied(queries, None)
 
-    def scores_of(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32[M]: inner products of one query float32[D] with the given rows."""
-        (tile,) = _tiles(query[None])
-        scores: NDArray[np.float32] = _products(widen(self._halves[rows]), self.scales[rows], tile)[0]
-        return scores
+    def scores_of(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32[Q, M]: inner products of queries float32[Q, D] with the given rows, bit for bit those of `scores`."""
+        return self._multiplied(queries, torch.from_numpy(rows))
+
+    def _multiplied(self, queries: NDArray[np.float32], rows: torch.Tensor | None) -> NDArray[np.float32]:
+        """float32[Q, M]: products with the given rows, or with all.
+
+        Every product is one of a whole block with one query. One shape takes one path through BLAS, so that a score
+        does not depend on the queries and rows beside it, and equal rows get equal scores.
+        """
+        count = self.count if rows is None else len(rows)
+        padded = -(-self.dim // LANES) * LANES  # equal alignment of all rows
+        asked = torch.zeros((len(queries), padded))
+        asked[:, : self.dim] = torch.from_numpy(np.ascontiguousarray(queries))
+        size = max(LANES, QUICK_NUMBERS // padded // LANES * LANES)
+        vectors, products = torch.zeros((size, padded)), torch.empty(size)
+        scores = torch.empty((len(queries), count))
+        for first in range(0, count, size):
+            part = slice(first, min(first + size, count))
+            halves = self._mapped[part] if rows is None else self._mapped[rows[part]]
+            vectors[: len(halves), : self.dim].copy_(halves)
+            for query, line in zip(asked, scores, strict=True):
+                torch.mv(vectors, query, out=products)
+                line[part] = products[: len(halves)]
+        found: NDArray[np.float32] = scores.numpy()
+        found *= self.scales if rows is None else self.scales[rows.numpy()]
+        return found
 
 
 def write_matrix(folder: Path, blocks: Iterable[tuple[int, NDArray[np.float32]]], count: int, dim: int) -> HalfMatrix:
@@ -87,18 +111,3 @@ def write_matrix(folder: Path, blocks: Iterable[tuple[int, NDArray[np.float32]]]
     with whole_file(folder / SCALES_FILE) as part:
         scales.tofile(part)
     return HalfMatrix(folder, count, dim)
-
-
-def _tiles(queries: NDArray[np.float32]) -> list[torch.Tensor]:
-    """Queries float32[Q, D] as tensors float32[D, QUERY_TILE], the last one padded with zeros."""
-    count, dim = queries.shape
-    padded = np.zeros((-(-count // QUERY_TILE) * QUERY_TILE, dim), np.float32)
-    padded[:count] = queries
-    return [torch.from_numpy(tile).T for tile in padded.reshape(-1, QUERY_TILE, dim)]
-
-
-def _products(vectors: torch.Tensor, scales: NDArray[np.float32], tile: torch.Tensor) -> NDArray[np.float32]:
-    """float32[QUERY_TILE, B]: inner products of vectors [B, D] times scales [B] with tile [D, QUERY_TILE]."""
-    products: NDArray[np.float32] = (vectors @ tile).T.numpy()  # [QUERY_TILE, B]
-    products *= scales
-    return products

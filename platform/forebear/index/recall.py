@@ -3,10 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from forebear.index.codes import Codes
 from forebear.index.description import IndexConfig, Recall
 from forebear.index.matrix import QUERY_TILE, HalfMatrix
-from forebear.index.ranking import best_rows, rank
+from forebear.index.ranking import Proposer, best_rows, rank
 from forebear.randomness import keyed_permutation
 
 EXACT = Recall(
@@ -19,7 +18,7 @@ EXACT = Recall(
 )
 
 
-def measure_recall(matrix: HalfMatrix, codes: Codes, config: IndexConfig) -> Recall:
+def measure_recall(matrix: HalfMatrix, codes: Proposer, config: IndexConfig) -> Recall:
     """Search for a keyed random sample of the index's vectors, and away from them, and compare with exact answers."""
     if matrix.count < 2:
         return EXACT

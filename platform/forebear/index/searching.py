@@ -1,6 +1,6 @@
 """Search: the rows of an index whose inner product with a query is highest, or lowest."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,76 +13,76 @@ from forebear.errors import ForebearError, SearchIndexError
 from forebear.files import read_json, sha256_of_file
 from forebear.index.codes import CODE_FILES, Codes
 from forebear.index.description import FORMAT_VERSION, IndexDescription
+from forebear.index.devices import proposer_on
+from forebear.index.filtering import allowed_rows, checked_rows
+from forebear.index.interface import Device, SearchResult
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix
-from forebear.index.ranking import rank
+from forebear.index.ranking import Proposer, rank
 
 DESCRIPTION_FILE = "index.json"
 IDS_FILE = "ids.parquet"
 OLD = ".old"
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The best rows for Q queries, best first; equal scores go by rising row."""
-
-    rows: NDArray[np.int64]
-    """int64[Q, k]."""
-    scores: NDArray[np.float32]
-    """float32[Q, k], exact inner products with the stored vectors; rising when opponents were asked for."""
+PART = "part-"
+"""How the name of a part of a sharded index begins."""
+ROUNDED = 64
+"""Rows beyond k that are scored exactly when another device chose them by scores that round differently."""
 
 
 class VectorIndex:
-    """Vectors float32[N, D] on disk and the search over them. Row i is sample i of the training set."""
+    """Vectors float32[N, D] in one folder and the search over them. Row i is sample i of the training set."""
 
-    ids: tuple[str, ...]
+    ids: Sequence[str]
     """The sample id of every row."""
 
     def __init__(
         self,
         folder: Path,
         description: IndexDescription,
-        ids: tuple[str, ...],
+        ids: Sequence[str],
         matrix: HalfMatrix,
-        codes: Codes | None,
+        proposer: Proposer | None,
     ) -> None:
         self.folder = folder
         self.description = description
         self.ids = ids
         self._matrix = matrix
-        self._codes = codes
+        self._proposer = proposer
 
     @classmethod
-    def open(cls, folder: Path, plan_hash: str | None = None, *, allow_low_recall: bool = False) -> "VectorIndex":
+    def open(
+        cls,
+        folder: Path,
+        plan_hash: str | None = None,
+        *,
+        allow_low_recall: bool = False,
+        device: Device = "auto",
+    ) -> "VectorIndex":
         """Open an index. Vectors are mapped, so opening is quick and processes share the memory.
 
-        An index that is replaced while it is open goes on answering as before. Raises SearchIndexError when the index
-        is missing, incomplete or foreign, was built from a store with another plan than `plan_hash`, or has a measured
-        recall below its floor and `allow_low_recall` is not set.
+        `device` is where an exact index searches; codes are searched by the CPU. An index that is replaced while it is
+        open goes on answering as before. Raises SearchIndexError when the index is missing, incomplete or foreign, was
+        built from a store with another plan than `plan_hash`, or has a measured recall below its floor and
+        `allow_low_recall` is not set.
         """
-        found = _whole(folder)
-        description = _read_description(found, rebuild(folder))
-        built_from = description.metadata.store_plan_hash
-        if plan_hash not in (None, built_from):
-            raise SearchIndexError(
-                f"the index in {folder} was built from another store (plan {built_from}, wanted {plan_hash}); "
-                f"{rebuild(folder)}"
-            )
-        recall, floor = description.recall.lowest, description.config.recall_floor
-        if recall < floor and not allow_low_recall:
-            raise SearchIndexError(
-                f"the index in {folder} finds {recall:.1%} of the true best, its floor is {floor:.1%}; raise "
-                f"refine_factor or choose kind: exact and {rebuild(folder)}, or allow it with --allow-low-recall"
-            )
-        ids = _read_ids(found / IDS_FILE, description.count, rebuild(folder))
-        codes = None
+        found = whole_folder(folder)
+        description = read_description(found, rebuild(folder))
+        check_origin(folder, description, plan_hash)
+        check_recall(folder, description, allow_low_recall=allow_low_recall)
+        ids = read_ids(found / IDS_FILE, description.count, rebuild(folder))
+        matrix = HalfMatrix(found, description.count, description.dim)
         if description.kind == "rabitq":
             for name in CODE_FILES:  # hashed first, because FAISS trusts the sizes that a file claims
                 _check_hash(found, name, description, rebuild(folder))
-            codes = Codes(found)
-        return cls(found, description, ids, HalfMatrix(found, description.count, description.dim), codes)
+            return cls(found, description, ids, matrix, Codes(found))
+        return cls(found, description, ids, matrix, proposer_on(device, matrix))
 
     def __len__(self) -> int:
         return self.description.count
+
+    @property
+    def parts(self) -> int:
+        """One."""
+        return 1
 
     @property
     def dim(self) -> int:
@@ -93,51 +93,87 @@ class VectorIndex:
         for name in self.description.files:
             _check_hash(self.folder, name, self.description, rebuild(self.folder))
 
-    def search(self, queries: ArrayLike, k: int, *, opponents: bool = False) -> SearchResult:
-        """The k rows with the highest scores for each of queries float32[Q, D], or the lowest when `opponents`.
-
-        Exact when the index is; otherwise the candidates are FAISS's and their scores and order are exact. k is cut
-        to N. Raises SearchIndexError when a query is not finite or not of the index's dimension.
-        """
-        checked = self._checked(queries)
-        if k < 1:
-            raise SearchIndexError(f"k is {k}; ask for at least 1 row")
-        k = min(k, len(self))
-        sign = np.float32(-1 if opponents else 1)
-        found = rank(self._matrix, self._codes, sign * checked, k, self.description.config.candidates(k))
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int,
+        *,
+        opponents: bool = False,
+        allow: ArrayLike | None = None,
+        deny: ArrayLike | None = None,
+    ) -> SearchResult:
+        """As SearchIndex says."""
+        checked = checked_queries(queries, self.dim)
+        allowed = allowed_rows(len(self), allow, deny)
+        k = min(checked_k(k), len(self) if allowed is None else len(allowed))
         rows, scores = np.empty((len(checked), k), np.int64), np.empty((len(checked), k), np.float32)
+        if k == 0:
+            return SearchResult(rows, scores)
+        sign = np.float32(-1 if opponents else 1)
+        found = rank(self._matrix, self._proposer, sign * checked, k, self._candidates(k), allowed)
         for query, (best, best_scores) in enumerate(found):
             rows[query], scores[query] = best, sign * best_scores
         return SearchResult(rows, scores)
 
+    def _candidates(self, k: int) -> int:
+        """A device that computes all scores errs in their last digits alone."""
+        return self.description.config.candidates(k) if self.description.kind == "rabitq" else k + ROUNDED
+
     def scores(self, queries: ArrayLike) -> NDArray[np.float32]:
         """float32[Q, N]: exact scores of queries float32[Q, D] with every row, for percentiles and group totals."""
-        return self._matrix.scores(self._checked(queries))
+        return self._matrix.scores(checked_queries(queries, self.dim))
 
     def vectors(self, rows: ArrayLike) -> NDArray[np.float32]:
         """float32[M, D]: the stored vectors of rows int[M]."""
-        wanted = np.asarray(rows, np.int64).reshape(-1)
-        outside = wanted[(wanted < 0) | (wanted >= len(self))]
-        if len(outside):
-            raise SearchIndexError(f"row {outside[0]} is outside the index, which has rows 0 to {len(self) - 1}")
-        return self._matrix.rows(wanted)
+        return self._matrix.rows(checked_rows(rows, len(self)))
 
-    def _checked(self, queries: ArrayLike) -> NDArray[np.float32]:
-        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-            checked = np.asarray(queries).astype(np.float32)
-        if checked.ndim != 2 or checked.shape[1] != self.dim:
-            raise SearchIndexError(
-                f"queries have shape {list(checked.shape)}, the index needs [number of queries, {self.dim}]; "
-                "embed the query with the run's own checkpoints and estimator"
-            )
-        bad = np.flatnonzero(~np.isfinite(checked).all(axis=1))
-        if len(bad):
-            raise SearchIndexError(f"query {bad[0]} is not finite; check the picture and the checkpoint's weights")
-        return checked
+
+def checked_k(k: int) -> int:
+    """Raises SearchIndexError when no row is asked for."""
+    if k < 1:
+        raise SearchIndexError(f"k is {k}; ask for at least 1 row")
+    return k
+
+
+def checked_queries(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
+    """float32[Q, D]; raises SearchIndexError when they are of another shape or not finite."""
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+        checked = np.asarray(queries).astype(np.float32)
+    if checked.ndim != 2 or checked.shape[1] != dim:
+        raise SearchIndexError(
+            f"queries have shape {list(checked.shape)}, the index needs [number of queries, {dim}]; "
+            "embed the query with the run's own checkpoints and estimator"
+        )
+    bad = np.flatnonzero(~np.isfinite(checked).all(axis=1))
+    if len(bad):
+        raise SearchIndexError(f"query {bad[0]} is not finite; check the picture and the checkpoint's weights")
+    return checked
+
+
+def check_origin(folder: Path, description: IndexDescription, plan_hash: str | None) -> None:
+    """Raises SearchIndexError when the index was built from a store with another plan; None is any."""
+    built_from = description.metadata.store_plan_hash
+    if plan_hash not in (None, built_from):
+        raise SearchIndexError(
+            f"the index in {folder} was built from another store (plan {built_from}, wanted {plan_hash}); "
+            f"{rebuild(folder)}"
+        )
+
+
+def check_recall(folder: Path, description: IndexDescription, *, allow_low_recall: bool = False) -> None:
+    """Raises SearchIndexError when the measured recall is below the index's floor and that is not allowed."""
+    recall, floor = description.recall.lowest, description.config.recall_floor
+    if recall < floor and not allow_low_recall:
+        raise SearchIndexError(
+            f"the index in {folder} finds {recall:.1%} of the true best, its floor is {floor:.1%}; "
+            f"{rebuild(folder)} with a higher --refine-factor or --kind exact, or allow it with --allow-low-recall"
+        )
 
 
 def rebuild(folder: Path) -> str:
-    """The remedy for an index that cannot be used."""
+    """The remedy for an index, or a part of one, that cannot be used."""
+    if folder.name.startswith(PART):
+        folder = folder.parent
     return f"run `forebear index --run {folder.parent.parent} --estimator {folder.name.removesuffix(OLD)}`"
 
 
@@ -146,16 +182,18 @@ def previous(folder: Path) -> Path:
     return folder.with_name(folder.name + OLD)
 
 
-def _whole(folder: Path) -> Path:
+def whole_folder(folder: Path) -> Path:
     """The folder, or its predecessor when a build was killed between the two renames that replace one by the other."""
     return previous(folder) if not folder.exists() and previous(folder).exists() else folder
 
 
-def _read_description(folder: Path, remedy: str) -> IndexDescription:
+def read_description(folder: Path, remedy: str) -> IndexDescription:
+    """index.json of a folder; raises SearchIndexError when it or a file that it lists is not there as it must be."""
     path = folder / DESCRIPTION_FILE
     values = read_json(path, SearchIndexError, remedy)
-    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-        raise SearchIndexError(f"{path} is not an index of format version {FORMAT_VERSION}; {remedy}")
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION and not (version == 1 and values.get("kind") == "exact"):  # those have not changed
+        raise SearchIndexError(f"{path} is not an index of format version {FORMAT_VERSION} but {version}; {remedy}")
     try:
         description = parse(IndexDescription, values, str(path))
     except ForebearError as invalid:
@@ -180,7 +218,8 @@ def _check_hash(folder: Path, name: str, description: IndexDescription, remedy: 
         raise SearchIndexError(f"{folder / name} does not match its checksum; {remedy}")
 
 
-def _read_ids(path: Path, count: int, remedy: str) -> tuple[str, ...]:
+def read_ids(path: Path, count: int, remedy: str) -> tuple[str, ...]:
+    """The sample ids of `count` rows; raises SearchIndexError when the file does not hold them."""
     try:
         ids = tuple(pq.read_table(path, page_checksum_verification=True)["sample_id"].to_pylist())
     except (pa.ArrowException, OSError, KeyError) as broken:

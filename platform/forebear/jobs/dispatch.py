@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 
 from forebear.jobs.driving import Telling, UnworkableError, Watch, Worker, drive
+from forebear.jobs.overtime import Clock, TimeLimit
 from forebear.jobs.pool import Pool, ray_session
 from forebear.jobs.ray_backend import RayBackend
 from forebear.jobs.scheduler import Limits, Scheduler, SetAside, Task
 
-__all__ = ["Pool", "SetAside", "UnworkableError", "Watch", "Worker", "dispatch", "run_on_ray"]
+__all__ = ["Pool", "SetAside", "TimeLimit", "UnworkableError", "Watch", "Worker", "dispatch", "run_on_ray"]
 
 
 def dispatch(
@@ -26,14 +27,14 @@ def run_on_ray(
 ) -> list[SetAside[Task]]:
     """Do all tasks, in order of hand-out, on the pool's Ray actors; returns those set aside, as `limits` say.
 
-    Tasks are drawn from the iterator as workers come free. A task is tried again when its worker dies, and set aside
-    when they keep dying or when one raises UnworkableError. Any other exception of `open` or `work` ends the job: a
-    ForebearError is raised as it is. Raises JobError when workers die again and again while they open, or when no
-    machine has room for one.
+    Tasks are drawn from the iterator as workers come free. A task is tried again when its worker dies or is ended for
+    taking longer than the pool's time limit, and set aside when that goes on or when one raises UnworkableError. Any
+    other exception of `open` or `work` ends the job: a ForebearError is raised as it is. Raises JobError when workers
+    die again and again while they open, or when no machine has room for one.
     """
     with ray_session(pool) as growing:
         backend = RayBackend(make_worker, pool, growing=growing)
         try:
-            return drive(Scheduler(tasks, pool.workers, limits), backend, watch)
+            return drive(Scheduler(tasks, pool.workers, limits), backend, watch, Clock(pool.time_limit))
         finally:
             backend.close()

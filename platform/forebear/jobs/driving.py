@@ -1,9 +1,10 @@
 """Carries out what the scheduler decides, on whatever workers there are: Ray's, this process, or simulated ones."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from forebear.errors import ForebearError, JobError
+from forebear.jobs.overtime import Clock
 from forebear.jobs.scheduler import (
     Counts,
     Decision,
@@ -20,6 +21,7 @@ from forebear.jobs.scheduler import (
     Start,
     Stop,
     Task,
+    TimedOut,
 )
 
 Task_contra = TypeVar("Task_contra", bound=Hashable, contravariant=True)
@@ -38,7 +40,8 @@ class Worker(Protocol[Task_contra]):
     def work(self, task: Task_contra) -> object:
         """Do one task and keep its result where the caller finds it; a small value may be returned.
 
-        Doing a task twice must do no harm. UnworkableError sets the task aside; every other exception ends the job.
+        False says that there was nothing to do: how long that took is no measure of other tasks. Doing a task twice
+        must do no harm. UnworkableError sets the task aside; every other exception ends the job.
         """
 
 
@@ -83,21 +86,45 @@ class Backend(Protocol[Task_contra]):
         A worker that is reported dead does nothing any more.
         """
 
+    def end(self, worker: int) -> bool:
+        """End a worker that has a task; False when there is news of it, or when it cannot be ended from here."""
 
-def drive(scheduler: Scheduler[Task], backend: Backend[Task], watch: Watch[Task]) -> list[SetAside[Task]]:
-    """Do all tasks; returns those set aside. Raises JobError when workers cannot be opened, and what `wait` raises."""
+
+def drive(
+    scheduler: Scheduler[Task], backend: Backend[Task], watch: Watch[Task], clock: Clock | None = None
+) -> list[SetAside[Task]]:
+    """Do all tasks; returns those set aside. Raises JobError when workers cannot be opened, and what `wait` raises.
+
+    `clock` says which tasks take too long; without one they may take for ever.
+    """
     set_aside: list[SetAside[Task]] = []
     decisions = scheduler.begin()
     while True:
         for decision in decisions:
             _carry_out(decision, backend, watch)
+            if isinstance(decision, Start) and clock:
+                clock.start(decision.worker)
             if isinstance(decision, SetAside):
                 set_aside.append(decision)
         if scheduler.over:
             watch.tick(scheduler.counts, "")
             return set_aside
-        decisions = [decision for event in backend.wait() for decision in scheduler.handle(event)]
+        decisions = [decision for event in _news(backend, clock) for decision in scheduler.handle(event)]
         watch.tick(scheduler.counts, backend.waiting)
+
+
+def _news(backend: Backend[Task], clock: Clock | None) -> Iterator[Event]:
+    """What the backend says, and which workers were ended because they took too long."""
+    if clock is None:
+        yield from backend.wait()
+        return
+    for event in backend.wait():
+        clock.stop(event.worker, measure=isinstance(event, Finished) and event.result is not False)
+        yield event
+    for worker, reason in clock.overdue():
+        if backend.end(worker):
+            clock.stop(worker, measure=False)
+            yield TimedOut(worker, reason)
 
 
 def _carry_out(decision: Decision[Task], backend: Backend[Task], watch: Watch[Task]) -> None:
@@ -143,6 +170,9 @@ class _Here(Generic[Task]):
             return [Finished(worker, self._worker.work(task))]
         except UnworkableError as refusal:
             return [Refused(worker, str(refusal))]
+
+    def end(self, worker: int) -> bool:  # noqa: ARG002 - this process cannot end itself
+        return False
 
 
 def run_here(

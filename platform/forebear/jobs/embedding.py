@@ -1,9 +1,10 @@
 """`forebear embed`: gradient embeddings of a training set at every checkpoint of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -14,13 +15,16 @@ from forebear.jobs.dispatch import Pool, run_on_ray
 from forebear.jobs.driving import UnworkableError, Watch, run_here
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.jobs.events import EventLog, RayMetrics, events_path
+from forebear.jobs.growth import divided, growing
+from forebear.jobs.overtime import TimeLimit
 from forebear.jobs.planning import plan_embedding
 from forebear.jobs.quarantine import Quarantine, QuarantinedShard, Shard
 from forebear.jobs.scheduler import Counts, SetAside
 from forebear.jobs.shards import ShardEmbedder
 from forebear.progress import Progress, progress
 from forebear.run import Run
-from forebear.store import Store, StorePlan, prepare_store, shard_done, write_manifest
+from forebear.store import Store, StorePlan, prepare_store, read_manifest, shard_done, write_manifest, write_samples
+from forebear.store.segments import listed_segments
 from forebear.store.shard import NotFiniteError
 
 SECTION = "embedding"
@@ -36,6 +40,9 @@ def embed(
     retry_quarantined: bool = False,
     gpus_per_worker: float = 0.0,
     memory_per_worker: int = 0,
+    shard_seconds: float | None = None,
+    grow: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Store:
     """Embed every sample of the run's training set at each of its checkpoints; only shards that are missing.
 
@@ -45,34 +52,64 @@ def embed(
     computes here too. Ray workers read and write the run's folder, so on several machines it must be a shared one. For
     each of them Ray reserves `gpus_per_worker` (a share below one, or whole ones) and `memory_per_worker` bytes.
 
-    A shard that cannot be embedded (its workers die, a picture cannot be read, a gradient is not finite) is noted in
-    RUN/quarantine.json, the others are done, and JobError names it at the end. It is left out from then on, until
-    `retry_quarantined`. Progress is appended to RUN/progress/embedding.jsonl. `restart` first deletes the store that is
-    there. Raises StoreError when it was made from other inputs, naming them, and what ShardEmbedder and the gradient
-    engine raise about anything but a sample.
+    A shard that cannot be embedded (its workers die or hang, a picture cannot be read, a gradient is not finite) is
+    noted in RUN/quarantine.json, the others are done, and JobError names it at the end. It is left out from then on,
+    until `retry_quarantined`. `grow` adds images that came to the source since the store was made as a segment of it,
+    and takes those that went out of all answers (forebear.jobs.growth); `tell` hears of both. Progress is appended to
+    RUN/progress/embedding.jsonl. `restart` first deletes the store that is there. Raises StoreError when it was made
+    from other inputs, naming them, and what ShardEmbedder and the gradient engine raise about anything but a sample.
     """
+    folder = run.store_folder
+    limit = TimeLimit(shard_seconds)
+    pool = Pool(config.workers, 1.0, gpus_per_worker, memory_per_worker, limit) if config.workers else None
     with one_thread():
-        shards = ShardEmbedder(run, config, _device(gpus_per_worker) if not config.workers else "cpu")
-        plan = plan_embedding(shards)
+        shards = ShardEmbedder(run, config, _device(gpus_per_worker) if pool is None else "cpu")
+        first, added = divided(run, shards.source, grow=grow, restart=restart, tell=tell)
+        shards.use(first)
+        plan = plan_embedding(shards, "cuda" if gpus_per_worker else "cpu")
         weights = {name: checkpoint.weight for name, checkpoint in shards.checkpoints.items()}
-        prepare_store(run.store_folder, plan, weights, restart=restart)
+        prepare_store(folder, plan, weights, restart=restart)
         if restart:
             run.quarantine_file.unlink(missing_ok=True)
         _record(run, config)
-        quarantine = Quarantine(run.quarantine_file, plan)
-        pool = Pool(config.workers, gpus=gpus_per_worker, memory=memory_per_worker) if config.workers else None
-        given_up = _embed_missing(shards, plan, quarantine, pool, retry_quarantined=retry_quarantined)
+        write_samples(folder, first)
+        _complete(shards, plan, folder, pool, retry_quarantined=retry_quarantined)
+        for listed in listed_segments(folder):
+            part = folder / listed.name
+            continued = read_manifest(part).plan
+            shards.use_segment(continued, part)
+            prepare_store(part, continued, weights)
+            _complete(shards, continued, part, pool, retry_quarantined=retry_quarantined)
+        if added is not None:
+            with growing(folder, added, weights) as (continued, part):
+                shards.use(added)
+                _complete(shards, continued, part, pool, retry_quarantined=retry_quarantined)
+    return Store.open(folder)
+
+
+def _complete(
+    shards: ShardEmbedder, plan: StorePlan, folder: Path, pool: Pool | None, *, retry_quarantined: bool
+) -> None:
+    """Embed what is missing of a store or segment, and close it; raises JobError for quarantined shards."""
+    quarantine = Quarantine(shards.run.quarantine_file, plan)
+    given_up = _embed_missing(shards, plan, quarantine, pool, folder, retry_quarantined=retry_quarantined)
     if len(quarantine):
         raise JobError(describe_quarantined(quarantine.shards, given_up=given_up))
-    write_manifest(run.store_folder)
-    return Store.open(run.store_folder, plan)
+    write_manifest(folder)
 
 
 def _embed_missing(
-    shards: ShardEmbedder, plan: StorePlan, quarantine: Quarantine, pool: Pool | None, *, retry_quarantined: bool
+    shards: ShardEmbedder,
+    plan: StorePlan,
+    quarantine: Quarantine,
+    pool: Pool | None,
+    folder: Path | None = None,
+    *,
+    retry_quarantined: bool,
 ) -> bool:
     """Whether so many shards failed that others were not begun."""
     run = shards.run
+    folder = folder or run.store_folder
 
     def tasks() -> Iterator[Shard]:
         return (shard for shard in plan.shards() if retry_quarantined or shard not in quarantine)
@@ -83,17 +120,18 @@ def _embed_missing(
         progress(SECTION, total, "samples", listeners=(log, RayMetrics(run))) as bar,
     ):
         watch = EmbedWatch(shards, plan, quarantine, bar)
-        if pool is None or (not pool.gpus and _seem_done(run, plan, tasks())):
+        if pool is None or (not pool.gpus and _seem_done(folder, plan, tasks())):
             # Where nothing seems to be missing, checksums are compared here, without starting a Ray.
-            run_here(EmbedWorker(run, shards.config, plan, shards), tasks(), watch)
+            run_here(EmbedWorker(run, shards.config, plan, shards, folder=folder), tasks(), watch)
         else:
-            make_worker = partial(EmbedWorker, Run(run.folder.resolve()), shards.config, plan, gpus=pool.gpus)
+            place, there = Run(run.folder.resolve()), folder.resolve()
+            make_worker = partial(EmbedWorker, place, shards.config, plan, gpus=pool.gpus, folder=there)
             run_on_ray(make_worker, tasks(), pool, watch)
     return watch.left_out(quarantine) > 0
 
 
-def _seem_done(run: Run, plan: StorePlan, tasks: Iterator[Shard]) -> bool:
-    return all(shard_done(run.store_folder, plan, *shard, rehash=False) for shard in tasks)
+def _seem_done(folder: Path, plan: StorePlan, tasks: Iterator[Shard]) -> bool:
+    return all(shard_done(folder, plan, *shard, rehash=False) for shard in tasks)
 
 
 @dataclass
@@ -105,20 +143,25 @@ class EmbedWorker:
     plan: StorePlan
     shards: ShardEmbedder | None = None
     gpus: float = 0.0
+    folder: Path | None = None
+    """Of the store, by default the run's, or of a segment of it."""
 
     def open(self) -> None:
         torch.set_num_threads(1)
+        self._folder = self.folder or self.run.store_folder
         self._shards = self.shards or ShardEmbedder(self.run, self.config, _device(self.gpus))
+        if self.shards is None:
+            self._shards.use_segment(self.plan, self._folder)
 
     def work(self, task: Shard) -> bool:
         """False when the shard was there and whole: checksums are compared here, by all workers at once."""
-        if shard_done(self.run.store_folder, self.plan, *task):
+        if shard_done(self._folder, self.plan, *task):
             return False
         try:
-            self._shards.write(self.plan, *task)
+            self._shards.write(self.plan, *task, self._folder)
         except OSError as refused:
             raise JobError(
-                f"{self.run.store_folder} cannot be written ({refused.strerror or refused}); mend that and run the "
+                f"{self._folder} cannot be written ({refused.strerror or refused}); mend that and run the "
                 "same command, which goes on where it stopped"
             ) from None
         except (DataError, NotFiniteError, RuntimeError, ValueError) as problem:
@@ -146,7 +189,7 @@ class EmbedWatch(Watch[Shard]):
 
     def set_aside(self, failed: SetAside[Shard]) -> None:
         samples = self._shards.training_set.samples
-        ids = [samples[row].id for row in self._plan.shard_range(failed.task[1])]
+        ids = [samples[row - self._plan.first_row].id for row in self._plan.shard_range(failed.task[1])]
         self._quarantine.add(failed.task, ids, failed.reason, failed.tries)
         self._bar.tell("set_aside", checkpoint=failed.task[0], shard=failed.task[1], reason=failed.reason)
 

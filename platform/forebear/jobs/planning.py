@@ -2,6 +2,7 @@
 
 import hashlib
 
+import torch
 from torch import nn
 
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
@@ -9,10 +10,15 @@ from forebear.diffusion.noise import stratified_timesteps
 from forebear.files import fingerprint, sha256_of_file
 from forebear.jobs.shards import ShardEmbedder
 from forebear.store import PlannedCheckpoint, StorePlan
+from forebear.store.plan import CPU
 
 
-def plan_embedding(shards: ShardEmbedder) -> StorePlan:
-    """The store's plan. Loads every checkpoint once, because their weights are part of it."""
+def plan_embedding(shards: ShardEmbedder, device: str | None = None) -> StorePlan:
+    """The store's plan, for workers on `device`, those of `shards` by default.
+
+    Loads every checkpoint once, because their weights are part of it.
+    """
+    kind = torch.device(device or shards.device).type
     config, model = shards.config, shards.model
     recorded = config.scheme == "recorded"
     timesteps = () if recorded else tuple(stratified_timesteps(config.timesteps, model.total_timesteps).tolist())
@@ -40,6 +46,7 @@ def plan_embedding(shards: ShardEmbedder) -> StorePlan:
             "parameters": list(config.parameters),
             "batch_size": config.batch_size,
             "diffusion": _diffusion_fingerprint(model),
+            **({} if kind == CPU else {"device": kind}),
             **({"events": sha256_of_file(shards.run.events_file)} if recorded else {}),
         },
     )

@@ -5,15 +5,18 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from forebear.errors import JobError
+from forebear.jobs.overtime import TimeLimit
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that names a cluster: host:port, or ray://host:port for a client outside of it."""
 CONNECTING = 5.0
 """Seconds to wait for a cluster's port."""
+SPOKEN = 400
+"""Characters of Ray's own words in a message."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Pool:
     """A share below one lets workers share a GPU."""
     memory: int = 0
     """Bytes; Ray places no more workers on a machine than its memory holds. 0 reserves none."""
+    time_limit: TimeLimit = field(default_factory=TimeLimit)
+    """After which a worker that has not finished its task is ended."""
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.cpus < 0 or self.gpus < 0 or self.memory < 0:
@@ -71,11 +76,13 @@ def ray_session(pool: Pool) -> Iterator[bool]:
     if address:
         check_reachable(address)
         if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
-            raise JobError(f"{address} needs Ray's client; pip install 'ray[client]', or run inside of the cluster")
+            raise JobError(f"{address} needs Ray's client; pip install 'forebear[cluster]', or run inside the cluster")
+        if address.startswith("ray://"):
+            check_token(address)
         try:
             ray.init(**quiet)
-        except (ConnectionError, RuntimeError, ValueError) as refused:
-            raise _unreachable(address, " ".join(str(refused).split())[:300]) from None
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as refused:
+            raise _unreachable(address, _last_words(refused)) from None
     else:
         # Without an address Ray joins whatever cluster was last started on this machine.
         cpus = max(1, round(pool.workers * pool.cpus))
@@ -95,6 +102,31 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECTING).close()
     except OSError as refused:
         raise _unreachable(address, refused.strerror or str(refused)) from None
+
+
+def check_token(address: str) -> None:
+    """Raise JobError when the server at `ray://host:port` refuses our token: Ray itself says so only as a time-out."""
+    import grpc
+
+    try:
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import ray_client_pb2 as messages
+        from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
+
+        ping = messages.ClusterInfoRequest(type=messages.ClusterInfoType.PING)
+        with init_grpc_channel(address.removeprefix("ray://")) as channel:
+            RayletDriverStub(channel).ClusterInfo(ping, timeout=CONNECTING)
+    except grpc.RpcError as refused:
+        if refused.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise _unreachable(address, f"it refuses the token: {refused.details()}") from None
+    except (ImportError, AttributeError, TypeError):  # Ray's own modules may change: it then says it in its own way
+        return
+
+
+def _last_words(refused: Exception) -> str:
+    """The end of a message, in a line: Ray puts its servers' tracebacks before what matters."""
+    words = " ".join(str(refused).split())
+    return words if len(words) <= SPOKEN else f"... {words[-SPOKEN:]}"
 
 
 def _unreachable(address: str, reason: str) -> JobError:

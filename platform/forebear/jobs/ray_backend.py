@@ -58,6 +58,14 @@ class RayBackend(Generic[Task]):
         self._look_for_room()
         return [self._event(reference) for reference in ready]
 
+    def end(self, worker: int) -> bool:
+        call = next((reference for reference, (its, _) in self._calls.items() if its == worker), None)
+        if call is None or self._ray.wait([call], timeout=0)[0]:
+            return False
+        del self._calls[call]
+        self._kill(worker)
+        return True
+
     def close(self) -> None:
         for worker in list(self._actors):
             self._kill(worker)

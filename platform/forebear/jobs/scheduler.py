@@ -18,7 +18,7 @@ class Limits:
     """How much goes wrong before a task, or all of the work, is given up."""
 
     attempts: int = 3
-    """Tries of a task that its worker does not survive."""
+    """Tries of a task that its worker does not survive, or does not end in time."""
     losses: int = 10
     """Tries of a task whose machine was lost under it: hardly the task's doing, but a task can take a machine down."""
     set_aside: int = 10
@@ -59,7 +59,15 @@ class Died:
     machine_lost: bool = False
 
 
-Event = Opened | Finished | Refused | Died
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """A worker took too long for its task and is gone: a death of the task's own doing."""
+
+    worker: int
+    reason: str
+
+
+Event = Opened | Finished | Refused | Died | TimedOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,8 @@ class Counts:
     retried: int = 0
     set_aside: int = 0
     deaths: int = 0
-    """Of workers, whatever they were doing."""
+    """Of workers, whatever they were doing, those that took too long among them."""
+    timed_out: int = 0
 
 
 class Scheduler(Generic[Task]):
@@ -162,8 +171,11 @@ class Scheduler(Generic[Task]):
         return self._assign()
 
     def handle(self, event: Event) -> list[Decision[Task]]:
-        """What to do after `event`. Late word of a worker that was given up changes nothing."""
+        """What to do after `event`. Late word of a worker that was given up changes nothing, nor that it
+        took too long for a task that it does not have."""
         worker = event.worker
+        if isinstance(event, TimedOut) and worker not in self._busy:
+            return []
         if worker in self._opening:
             decisions = self._opened(event)
         elif worker in self._busy:
@@ -192,10 +204,11 @@ class Scheduler(Generic[Task]):
     def _settled(self, event: Event) -> list[Decision[Task]]:
         """What becomes of the task of a busy worker."""
         task = self._busy.pop(event.worker)
-        if isinstance(event, Died):
+        if isinstance(event, Died | TimedOut):
             self._bury()
+            self.counts.timed_out += isinstance(event, TimedOut)
             tries = self._tries.setdefault(task, [0, 0])
-            tries[event.machine_lost] += 1
+            tries[isinstance(event, Died) and event.machine_lost] += 1
             if tries[0] >= self.limits.attempts or tries[1] >= self.limits.losses:
                 return [self._give_up(task, event.reason)]
             self._queue.appendleft(task)

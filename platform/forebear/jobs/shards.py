@@ -1,6 +1,8 @@
 """Embeds shards of a run's training set: the work itself, the same in this process and in a Ray actor."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from forebear.config import parse
-from forebear.data import DataConfig, open_training_set
+from forebear.data import DataConfig, TrainingSet, open_training_set
 from forebear.diffusion.checkpoint import attributed_checkpoints, load_checkpoint
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.events import read_events
@@ -22,7 +24,7 @@ from forebear.errors import ConfigError, DataError, ModelError, StoreError
 from forebear.gradients.embedding import Draws, Embedder
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.run import Run
-from forebear.store import EmbeddingRows, StorePlan, write_shard
+from forebear.store import EmbeddingRows, StorePlan, read_removed, read_samples, take_samples, write_shard
 
 
 class ShardEmbedder:
@@ -34,14 +36,15 @@ class ShardEmbedder:
 
     def __init__(self, run: Run, config: EmbedConfig, device: str = "cpu") -> None:
         """Gradients are computed on `device`; pictures and captions are encoded on the CPU."""
-        self.run, self.config, self._device = run, config, device
+        self.run, self.config, self.device = run, config, device
         data = parse(DataConfig, run.section("data"), str(run.settings_file))
         if not run.model_folder.is_dir():
             raise ModelError(
                 f"{run.folder} has no model yet; finish `forebear train`, or start the run from a diffusers directory "
                 "with `forebear embed --model`"
             )
-        self.training_set = open_training_set(data)
+        self.source = open_training_set(data)
+        """What there is now; `training_set` is what is embedded: the same, until `use` or `use_segment`."""
         self.model = DiffusionModel.load(run.model_folder)
         self.model.denoiser.to(device)
         if config.timesteps > self.model.total_timesteps:
@@ -57,9 +60,28 @@ class ShardEmbedder:
             batch_size=config.batch_size,
         )
         self.checkpoints = {checkpoint.name: checkpoint for checkpoint in attributed_checkpoints(run)}
-        self._pictures = Pictures(self.training_set, self.model)
+        self.use(self.source)
         self._events = read_events(run) if config.scheme == "recorded" else None
         self._loaded = ("", "")
+
+    def use(self, training_set: TrainingSet) -> None:
+        """Embed the samples of another training set."""
+        self.training_set = training_set
+        self._pictures = Pictures(training_set, self.model)
+
+    def use_segment(self, plan: StorePlan, folder: Path) -> None:
+        """Embed the samples of a store's plan, or of a segment's, as the source has them now.
+
+        Raises StoreError that names those which changed or are gone.
+        """
+        if self.training_set.fingerprint == plan.dataset:
+            return
+        records = read_samples(folder)
+        if self.source.fingerprint == plan.dataset or records is None:
+            self.use(self.source)
+        else:
+            removed = read_removed(self.run.store_folder)
+            self.use(take_samples(folder, self.source, records, plan.dataset, removed))
 
     def load(self, name: str) -> str:
         """Put a checkpoint's weights into the model; returns their fingerprint."""
@@ -71,8 +93,8 @@ class ShardEmbedder:
             self._loaded = (name, weights_fingerprint(self.model.trained_parts()))
         return self._loaded[1]
 
-    def write(self, plan: StorePlan, name: str, shard: int) -> None:
-        """Embed one shard at one checkpoint and write it to the run's store.
+    def write(self, plan: StorePlan, name: str, shard: int, folder: Path | None = None) -> None:
+        """Embed one shard at one checkpoint and write it to the run's store, or to the segment in `folder`.
 
         Raises StoreError when images or weights are not those of the plan, DataError when a picture cannot be read any
         more, and what the gradient engine raises.
@@ -83,9 +105,19 @@ class ShardEmbedder:
                 f"the images or the weights of {name} changed while they were being embedded; put them back, or start "
                 f"over with `forebear embed --run {self.run.folder} --restart`"
             )
-        write_shard(self.run.store_folder, plan, name, shard, self._embed(name, plan.shard_range(shard)))
+        if plan.device != torch.device(self.device).type:
+            raise StoreError(
+                f"the store of {self.run.folder} holds numbers of the device {plan.device}, this worker computes on "
+                f"{self.device}, and their last digits differ; go on with workers like the first ones, or start over "
+                f"with `forebear embed --run {self.run.folder} --restart`"
+            )
+        planned_rows = plan.shard_range(shard)
+        rows = self._embed(name, range(planned_rows.start - plan.first_row, planned_rows.stop - plan.first_row))
+        rows = replace(rows, rows=rows.rows + plan.first_row)
+        write_shard(folder or self.run.store_folder, plan, name, shard, rows)
 
     def _embed(self, name: str, rows: range) -> EmbeddingRows:
+        """Rows of the training set."""
         events = None if self._events is None else self._events_of(self._events, name, rows)
         x0, condition = self._inputs(rows, events)
         draws = self._stratified(rows) if events is None else self._recorded(rows, events)
@@ -113,7 +145,7 @@ class ShardEmbedder:
                 pictures.append(self._x0(rows[part], None if flipped is None else flipped[part]))
                 conditions.append(self._pictures.condition(rows[part], None if dropped is None else dropped[part]))
         parts = vars(Condition.joined(conditions)).items()
-        condition = Condition(**{name: part.to(self._device) for name, part in parts if part is not None})
+        condition = Condition(**{name: part.to(self.device) for name, part in parts if part is not None})
         return torch.cat(pictures), condition
 
     def _x0(self, rows: Sequence[int], flipped: NDArray[np.bool_] | None) -> Tensor:

@@ -204,6 +204,9 @@ class _SimulatedWorkers:
                 return [self._settled(worker, event)]
         raise JobError("the simulated workers can finish nothing; give longer times between failures")
 
+    def end(self, worker: int) -> bool:  # noqa: ARG002 - simulated tasks are not timed
+        return False
+
     def _settled(self, worker: int, event: Event) -> Event:
         since = self._since.pop(worker, self.now)
         if isinstance(event, Died):

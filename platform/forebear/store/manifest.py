@@ -11,7 +11,9 @@ from forebear.config import STRICT, parse, plain
 from forebear.errors import ForebearError, StoreError
 from forebear.files import read_json, write_json
 from forebear.store.plan import FORMAT_VERSION, StorePlan
-from forebear.store.shard import ShardRecord, read_sidecar, rebuild
+from forebear.store.replacing import settle
+from forebear.store.samples import SAMPLES_FILE
+from forebear.store.shard import ShardRecord, read_sidecar, rebuild, run_folder
 from forebear.version import __version__
 
 SIGN = "a positive score means that training on the sample lowered the query's loss"
@@ -39,7 +41,7 @@ class Manifest:
         if changes:
             raise StoreError(
                 f"the store in {folder} was made by another plan ({'; '.join(changes)}); "
-                f"use a new run folder, or start over with `forebear embed --run {folder.parent} --restart`"
+                f"use a new run folder, or start over with `forebear embed --run {run_folder(folder)} --restart`"
             )
 
 
@@ -50,8 +52,8 @@ def manifest_path(folder: Path) -> Path:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the store in `folder`; raises StoreError when there is none or it cannot be trusted."""
     path = manifest_path(folder)
-    restart = f"start over with `forebear embed --run {folder.parent} --restart`"
-    values = read_json(path, StoreError, f"make it with `forebear embed --run {folder.parent}`, or {restart}")
+    restart = f"start over with `forebear embed --run {run_folder(folder)} --restart`"
+    values = read_json(path, StoreError, f"make it with `forebear embed --run {run_folder(folder)}`, or {restart}")
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{path} is not a store of format version {FORMAT_VERSION}, the one that this Forebear reads; {restart}"
@@ -75,10 +77,10 @@ def prepare_store(folder: Path, plan: StorePlan, weights: dict[str, float], *, r
         raise StoreError(
             f"weights are given for {sorted(weights)}, the plan's checkpoints are {list(plan.checkpoint_names)}"
         )
+    settle(folder)
     if restart:
         _clear(folder)
-    for part in folder.glob("checkpoint=*/*.part"):
-        part.unlink()
+    sweep(folder)
     begun = manifest_path(folder).exists() and any(folder.glob("checkpoint=*/shard-*.json"))
     if not begun:
         manifest = Manifest(plan=plan, plan_hash=plan.hash, weights=weights)
@@ -90,6 +92,14 @@ def prepare_store(folder: Path, plan: StorePlan, weights: dict[str, float], *, r
         manifest = replace(stored, weights=weights)
     write_json(manifest_path(folder), plain(manifest))
     return manifest
+
+
+def sweep(folder: Path) -> int:
+    """Delete half-written files that killed processes left in a store or segment; returns how many there were."""
+    parts = [*folder.glob("*.part"), *folder.glob("checkpoint=*/*.part")]
+    for part in parts:
+        part.unlink()
+    return len(parts)
 
 
 def write_manifest(folder: Path) -> Manifest:
@@ -112,22 +122,28 @@ def check_records(folder: Path, plan: StorePlan, records: tuple[ShardRecord, ...
     if [(record.checkpoint, record.shard) for record in records] != list(plan.shards()):
         raise StoreError(f"the store in {folder} does not hold every shard of its plan; {rebuild(folder)}")
     samples = [record.samples for record in records[: plan.shards_per_checkpoint]]
+    plan_hash = plan.hash
     for record in records:
         planned = plan.shard_range(record.shard)
         name = f"shard {record.shard} of checkpoint {record.checkpoint} in {folder}"
-        if record.plan_hash != plan.hash:
+        if record.plan_hash != plan_hash:
             raise StoreError(f"{name} belongs to another plan; {rebuild(folder)}")
         if (record.first_row, record.rows) != (planned.start, len(planned)) or not record.all_finite:
             raise StoreError(f"{name} does not hold the rows of the plan, all finite; {rebuild(folder)}")
         if record.samples != samples[record.shard]:
             raise StoreError(
                 f"{name} holds other samples than the same shard of the first checkpoint; "
-                f"start over with `forebear embed --run {folder.parent} --restart`"
+                f"start over with `forebear embed --run {run_folder(folder)} --restart`"
             )
 
 
 def _clear(folder: Path) -> None:
-    """Delete a store's own files. The manifest goes last: as long as it is there, a second attempt can still clear."""
-    for checkpoint in folder.glob("checkpoint=*"):
-        shutil.rmtree(checkpoint)
+    """Delete a store's own files but for the list of removed samples, which outlives them.
+
+    The manifest goes last: as long as it is there, a second attempt can still clear.
+    """
+    (folder / "segments.json").unlink(missing_ok=True)
+    for part in (*folder.glob("segment-*"), *folder.glob("checkpoint=*")):
+        shutil.rmtree(part)
+    (folder / SAMPLES_FILE).unlink(missing_ok=True)
     manifest_path(folder).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The plan of a store: everything that decides its numbers and how they are cut into shards."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, model_validator
@@ -15,6 +16,8 @@ FORMAT_VERSION = 1
 
 VECTOR_COLUMNS = ("mean", "unit_mean", "unit_matched")
 """Of the loss alone; other measurements add theirs (gradients.embedding.COLUMNS)."""
+
+CPU = "cpu"
 
 Count = Annotated[int, Field(ge=1)]
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -60,7 +63,9 @@ class StorePlan:
     columns: Annotated[tuple[ColumnName, ...], Field(min_length=1)] = VECTOR_COLUMNS
     """The vector columns."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
-    """Whatever else decides the numbers: noise seed and sharing, precision, flips."""
+    """Whatever else decides the numbers: noise seed and sharing, precision, flips; `device` where it is not the CPU."""
+    first_row: Annotated[int, Field(ge=0)] = 0
+    """Row of the first sample: 0, or, of a segment that was added later, the number of rows before it."""
     format_version: int = FORMAT_VERSION
 
     @model_validator(mode="after")
@@ -77,10 +82,18 @@ class StorePlan:
             )
         return self
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Identifies the plan: 32 hexadecimal digits."""
-        return fingerprint(plain(self))
+        values = plain(self)
+        if not self.first_row:  # hashes from before there were segments stay what they were
+            del values["first_row"]
+        return fingerprint(values)
+
+    @property
+    def device(self) -> str:
+        """The kind of device whose numbers these are: `cpu` or `cuda`. Stores that do not say it are the CPU's."""
+        return str(self.settings.get("device", CPU))
 
     @property
     def checkpoint_names(self) -> tuple[str, ...]:
@@ -97,9 +110,9 @@ class StorePlan:
                 yield name, shard
 
     def shard_range(self, shard: int) -> range:
-        """The rows of the training set that a shard holds."""
-        first = shard * self.shard_rows
-        return range(first, min(first + self.shard_rows, self.sample_count))
+        """The store's rows that a shard holds."""
+        first, end = self.first_row + shard * self.shard_rows, self.first_row + self.sample_count
+        return range(first, min(first + self.shard_rows, end))
 
     def changes(self, wanted: "StorePlan") -> list[str]:
         """What differs in `wanted`, as `name: old -> new`; empty when the plans are one."""
@@ -109,4 +122,4 @@ class StorePlan:
 def _by_name(plan: StorePlan) -> dict[str, Any]:
     """The plan's values with checkpoints under their names, so that a difference names the checkpoint."""
     checkpoints = {item.name: {"step": item.step, "fingerprint": item.fingerprint} for item in plan.checkpoints}
-    return {**plain(plan), "checkpoints": checkpoints}
+    return {**plain(plan), "checkpoints": checkpoints, "settings": {**plan.settings, "device": plan.device}}

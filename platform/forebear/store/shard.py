@@ -1,5 +1,6 @@
 """One shard: a Parquet file of embeddings, and the sidecar that says it is whole."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from forebear.store.half import to_half
 from forebear.store.plan import StorePlan
 
 ROW_GROUP_ROWS = 4096
+SEGMENT_NAME = re.compile(r"segment-\d{4,}")
+"""Of the folders, within a store, of what was added later."""
 NAMED_IN_ERRORS = 5
 """At most this many sample ids are spelled out in one message."""
 
@@ -75,7 +78,12 @@ def sidecar_path(folder: Path, checkpoint: str, shard: int) -> Path:
 
 def rebuild(folder: Path) -> str:
     """The remedy for a damaged or missing shard of the store in `folder`."""
-    return f"run `forebear embed --run {folder.parent}`, which computes missing and damaged shards again"
+    return f"run `forebear embed --run {run_folder(folder)}`, which computes missing and damaged shards again"
+
+
+def run_folder(folder: Path) -> Path:
+    """The run of a store, or of one of its segments."""
+    return folder.parent.parent if SEGMENT_NAME.fullmatch(folder.name) else folder.parent
 
 
 def shard_schema(plan: StorePlan, checkpoint: str, shard: int) -> pa.Schema:
@@ -114,10 +122,18 @@ def write_shard(folder: Path, plan: StorePlan, checkpoint: str, shard: int, rows
     """
     _check_rows(plan, checkpoint, shard, rows)
     _check_finite(checkpoint, rows)
+    table = _table(plan, checkpoint, shard, rows)
+    return write_table(folder, plan, checkpoint, shard, table, (float(rows.norms.min()), float(rows.norms.max())))
+
+
+def write_table(
+    folder: Path, plan: StorePlan, checkpoint: str, shard: int, table: pa.Table, norms: tuple[float, float]
+) -> ShardRecord:
+    """Write a shard whose numbers are encoded already, with the lowest and the highest of its norms; unchecked."""
     path = shard_path(folder, checkpoint, shard)
     with whole_file(path) as part:
         pq.write_table(
-            _table(plan, checkpoint, shard, rows),
+            table,
             part,
             row_group_size=ROW_GROUP_ROWS,
             compression="none",
@@ -126,18 +142,19 @@ def write_shard(folder: Path, plan: StorePlan, checkpoint: str, shard: int, rows
             write_page_checksum=True,
         )
         size, digest = part.stat().st_size, sha256_of_file(part)
+    planned = plan.shard_range(shard)
     record = ShardRecord(
         checkpoint=checkpoint,
         shard=shard,
-        rows=len(rows.rows),
-        first_row=int(rows.rows[0]),
-        last_row=int(rows.rows[-1]),
-        samples=fingerprint(rows.sample_ids),
+        rows=len(planned),
+        first_row=planned.start,
+        last_row=planned.stop - 1,
+        samples=fingerprint(table["sample_id"].to_pylist()),
         bytes=size,
         sha256=digest,
         plan_hash=plan.hash,
-        min_norm=float(rows.norms.min()),
-        max_norm=float(rows.norms.max()),
+        min_norm=norms[0],
+        max_norm=norms[1],
         all_finite=True,
     )
     write_json(sidecar_path(folder, checkpoint, shard), plain(record))

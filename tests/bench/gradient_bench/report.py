@@ -1,18 +1,10 @@
 """The results as JSON, as a Markdown page and as a picture."""
 
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from forebear.files import write_json, write_text
-from gradient_bench import processor
+import publishing
 
 PACKAGES = ("forebear", "torch", "diffusers", "numpy")
 
@@ -51,38 +43,13 @@ Fidelity with a noise for each picture, one seed. Measured on {measured}{kept}.
 """
 
 
-def machine() -> dict[str, Any]:
-    """The processor, what it can, and the versions that ran on it."""
-    about = processor.description()
-    names = ("vendor_id", "cpu family", "model")
-    return {
-        "processor": about.get("model name", platform.processor()),
-        "identity": ", ".join(f"{name} {about[name]}" for name in names if name in about),
-        "cores": os.cpu_count(),
-        "flags": processor.flags(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-
-
-def command() -> str:
-    return shlex.join(["python", *sys.argv])
-
-
 def write(results: Mapping[str, Any], stem: Path) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_json(stem.with_suffix(".json"), dict(results))
-    write_text(stem.with_suffix(".md"), _page(results, stem.name))
+    publishing.write(results, stem, _page(results, stem.name))
 
 
-def draw(stem: Path, peers: Path) -> bool:
-    """Make the picture beside the JSON, with matplotlib of this environment or of the Python `peers`; False without."""
-    python = Path(sys.executable) if find_spec("matplotlib") else peers.absolute()
-    if not python.is_file():
-        return False
-    script = Path(__file__).with_name("picture.py")
-    finished = subprocess.run([python, script, stem.with_suffix(".json"), stem.with_suffix(".png")], check=False)
-    return finished.returncode == 0
+def draw(stem: Path, other: Path) -> bool:
+    """The picture, drawn by this Python or by `other`; False when neither has matplotlib."""
+    return publishing.draw(Path(__file__).with_name("picture.py"), stem, other)
 
 
 def _page(results: Mapping[str, Any], stem: str) -> str:

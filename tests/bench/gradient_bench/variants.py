@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from processor import multiplies_bfloat16
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from forebear.gradients import GradientBatch, GradientEngine, Precision, ProjectionConfig
 from forebear.jobs.doctor_costs import Work
 from gradient_bench.models import Batch
-from gradient_bench.processor import multiplies_bfloat16
 
 STEP = "training step"
 """R: what every cost is a ratio to."""
