@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import TYPE_CHECKING
 
 # Set before any test imports these libraries; Ray's workers inherit them.
 os.environ.update(
@@ -31,6 +32,9 @@ torch.set_num_threads(1)
 settings.register_profile("forebear", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("forebear")
 
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
@@ -41,6 +45,51 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """The address of an S3 server on loopback."""
+    pytest.importorskip("moto", reason="the S3 server of the dev extra is not installed")
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def server_files(endpoint: str) -> "FileSystem":
+    """All of the S3 server's buckets, which it may make."""
+    from pyarrow.fs import S3FileSystem
+
+    return S3FileSystem(
+        endpoint_override=endpoint, access_key="a", secret_key="b", region="us-east-1", allow_bucket_creation=True
+    )
+
+
+@pytest.fixture
+def bucket(
+    endpoint: str, server_files: "FileSystem", monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> str:
+    """A bucket of the test's own, and an environment that leads to it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"b-{abs(hash(request.node.nodeid)):x}"[:40]
+    server_files.create_dir(name)
+    return name
 
 
 class HtmlPage(HTMLParser):

@@ -241,6 +241,26 @@ def test_growing_embeds_what_is_new_and_takes_out_what_is_gone(place: Path, fore
     assert [one.sample_id for one in again_answer.proponents] == [one.sample_id for one in answer.proponents]
 
 
+def test_a_run_that_was_pushed_and_pulled_answers_the_same(place: Path, forebear) -> None:
+    run, there, other = place / "run", place / "there", place / "other"
+    gone = Store.open(run / "store").ids()[2]
+    lines(forebear("store", "remove", "--run", run, "--id", gone))
+    answer = ask(place)
+    assert "0 were there" in lines(forebear("store", "push", "--run", run, there))
+    assert "0 files sent" in lines(forebear("store", "push", "--run", run, there))
+    said = lines(forebear("store", "pull", there, "--run", other / "run"))
+    assert "1 samples were removed there and are now removed here" in said
+    assert f"forebear index --run {other / 'run'}" in said
+    lines(forebear("store", "verify", "--run", other / "run"))
+    lines(forebear("index", "--run", other / "run", "--estimator", "retrac", "--no-calibration"))
+    again = ask(other)
+    assert again.proponents == answer.proponents
+    assert again.fingerprint == answer.fingerprint
+    assert "0 files fetched" in lines(forebear("store", "pull", there, "--run", other / "run"))
+    assert "has no transfer.json" in refused(forebear("store", "pull", place / "nothing", "--run", place / "new"))
+    assert "does not exist; make it" in refused(forebear("store", "push", "--run", place / "images", there))
+
+
 def test_a_removed_image_that_is_still_there_is_not_grown_again(place: Path, forebear) -> None:
     gone = Store.open(place / "run" / "store").ids()[2]
     lines(forebear("store", "remove", "--run", place / "run", "--id", gone))

@@ -1,7 +1,6 @@
 """Every file source from S3, tried against a server on loopback, and what a refusing or silent one says."""
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,45 +22,8 @@ FOOTER = 80_000
 """What a reader of Parquet takes from the end of a file, in bytes."""
 
 
-@pytest.fixture(scope="session")
-def endpoint() -> Iterator[str]:
-    import logging
-
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A bucket of the test's own, and an environment that leads to it."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    name = f"b-{abs(hash(request.node.name)):x}"[:40]
-    _files(endpoint).create_dir(name)
-    return name
-
-
-def _files(endpoint: str) -> pafs.FileSystem:
-    return pafs.S3FileSystem(
-        endpoint_override=endpoint, access_key="a", secret_key="b", region="us-east-1", allow_bucket_creation=True
-    )
-
-
-@pytest.fixture
-def upload(endpoint: str, bucket: str) -> Callable[[Path, str], str]:
+def upload(server_files: pafs.FileSystem, bucket: str) -> Callable[[Path, str], str]:
     """Copies a local folder under a prefix; returns its address."""
 
     def copy(folder: Path, prefix: str) -> str:
@@ -69,7 +31,7 @@ def upload(endpoint: str, bucket: str) -> Callable[[Path, str], str]:
             str(folder),
             f"{bucket}/{prefix}",
             source_filesystem=pafs.LocalFileSystem(),
-            destination_filesystem=_files(endpoint),
+            destination_filesystem=server_files,
         )
         return f"s3://{bucket}/{prefix}"
 

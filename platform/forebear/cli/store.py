@@ -1,4 +1,4 @@
-"""`forebear store`: what a store holds, whether it is whole, mending it, and taking samples out of answers."""
+"""`forebear store`: what a store holds, whether it is whole, mending and moving it, taking samples out of answers."""
 
 from pathlib import Path
 
@@ -166,6 +166,39 @@ def restore(run: Run, ids: tuple[str, ...], ids_file: Path | None) -> None:
     found = Store.open(run.store_folder)
     done = restore_samples(found.folder, _ids(ids, ids_file))
     click.echo(f"{len(done):,} restored; {len(Store.open(run.store_folder)):,} images answer")
+
+
+@store.command()
+@run_option()
+@click.argument("url")
+@click.option("--replace", is_flag=True, help="Put it in the place of another store that was pushed there.")
+def push(run: Run, url: str, replace: bool) -> None:
+    """Copy the store, run.yaml, the model and its checkpoints to URL, such as s3://bucket/photos, or a folder.
+
+    What is there is not sent again: a killed push goes on, a later one adds what came since.
+    """
+    from forebear.store.transfer import push as push_store
+
+    done = push_store(run, url, replace=replace)
+    click.echo(f"{url}: {done.files:,} files sent ({done.bytes / 1e6:,.1f} MB), {done.kept:,} were there")
+
+
+@store.command()
+@click.argument("url")
+@run_option()
+def pull(url: str, run: Run) -> None:
+    """Bring what `forebear store push` put at URL into the run folder, every checksum compared.
+
+    What is here is not fetched again: a killed pull goes on, a later one brings what came since.
+    """
+    from forebear.store.transfer import pull as pull_store
+
+    done = pull_store(url, run)
+    click.echo(f"{run.folder}: {done.files:,} files fetched ({done.bytes / 1e6:,.1f} MB), {done.kept:,} were here")
+    if done.removed:
+        click.echo(f"{len(done.removed):,} samples were removed there and are now removed here")
+    if done.files:
+        click.echo(f"build its indexes with `forebear index --run {run.folder}`")
 
 
 def _ids(ids: tuple[str, ...], file: Path | None) -> list[str]:

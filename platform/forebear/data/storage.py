@@ -200,7 +200,7 @@ def object_storage(address: str) -> ObjectStorage:
     parts = urlsplit(address)
     if parts.username or parts.password:
         raise DataError(
-            f"{parts.scheme}://...@{parts.hostname}: an address is written into the run and must hold no credentials; "
+            f"{parts.scheme}://...@{parts.hostname}: addresses are written down, and must hold no credentials; "
             "put them into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     root = address.split("://", 1)[1]
@@ -283,8 +283,8 @@ def unreadable(place: str, state: str, error: Exception, remedy: str) -> DataErr
     if any(mark in upper for mark in _REFUSED):
         return DataError(
             f"{place}: the object store refuses access ({_last(text)}); set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) to an identity that may list and read it, or AWS_NO_SIGN_REQUEST=1 "
-            "for a public bucket"
+            "AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) to an identity that may list and read it (to push, also write and "
+            "delete), or AWS_NO_SIGN_REQUEST=1 for a public bucket"
         )
     return DataError(f"{place} {state} ({text}); {remedy}")
 

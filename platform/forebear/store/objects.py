@@ -93,8 +93,8 @@ class ObjectFolder(ObjectStorage):
             if (found, digest.hexdigest()) != (size, sha256):
                 damage = "another checksum" if found == size else f"{found:,} bytes instead of {size:,}"
                 raise StoreError(
-                    f"{self.place(name)} is damaged: it has {damage}; delete it there and push again from a run that is "
-                    "whole. What is here already is kept"
+                    f"{self.place(name)} is damaged: it has {damage}; delete it there and push again from a run that "
+                    "is whole. What is here already is kept"
                 )
 
     def _blocks(self, name: str) -> Iterator[bytes]:
@@ -114,5 +114,8 @@ class ObjectFolder(ObjectStorage):
 
     def _unwritable(self, name: str, error: Exception) -> Exception:
         return unreadable(
-            self.place(name), "cannot be written", error, "make room or check the permissions, then the same command again"
+            self.place(name),
+            "cannot be written",
+            error,
+            "check room and permissions, then the same command again",
         )

@@ -1,11 +1,13 @@
 """Samples that were taken out of a store's answers: a list beside the embeddings, so that it is effective at once."""
 
 import fcntl
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
@@ -46,13 +48,27 @@ def read_removed(folder: Path) -> Removed:
     path = folder / REMOVED_FILE
     if not path.exists():
         return {}
+    return _checked(read_json(path, StoreError, REMEDY), str(path))
+
+
+def listed_in(content: bytes, place: str) -> Removed:
+    """The removed samples of a list that lies elsewhere, at `place`; raises StoreError when it cannot be read."""
     try:
-        found = parse(_File, read_json(path, StoreError, REMEDY), str(path))
-    except ForebearError as invalid:
-        raise StoreError(f"{invalid}; {REMEDY}") from None
-    if found.format_version != FORMAT_VERSION:
-        raise StoreError(f"{path} is of format version {found.format_version}, not {FORMAT_VERSION}; update Forebear")
-    return {one.sample_id: one for one in found.removed}
+        values = json.loads(content)
+    except ValueError:
+        raise StoreError(f"{place} is not valid JSON; {REMEDY}") from None
+    return _checked(values, place)
+
+
+def merge_removed(folder: Path, others: Removed) -> tuple[str, ...]:
+    """Take samples out that another store's list names, with its times and reasons; returns those not out already."""
+
+    def add(known: dict[str, RemovedSample]) -> tuple[str, ...]:
+        fresh = [name for name in others if name not in known]
+        known.update({name: others[name] for name in fresh})
+        return tuple(fresh)
+
+    return _change(folder, add)
 
 
 def remove_samples(folder: Path, ids: Iterable[str], reason: str) -> tuple[str, ...]:
@@ -79,6 +95,16 @@ def stamp(folder: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_mtime_ns, status.st_ino
+
+
+def _checked(values: Any, place: str) -> Removed:
+    try:
+        found = parse(_File, values, place)
+    except ForebearError as invalid:
+        raise StoreError(f"{invalid}; {REMEDY}") from None
+    if found.format_version != FORMAT_VERSION:
+        raise StoreError(f"{place} is of format version {found.format_version}, not {FORMAT_VERSION}; update Forebear")
+    return {one.sample_id: one for one in found.removed}
 
 
 def _change(folder: Path, edit: Callable[[dict[str, RemovedSample]], tuple[str, ...]]) -> tuple[str, ...]:
