@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +17,24 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+ENTRY_POINTS = "forebear.evaluations"
+"""Other packages add evaluations here: each entry is a click command."""
 
-@click.group()
+
+class Evaluations(click.Group):
+    """Those below and, imported when they are used, those that other packages add."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *(point.name for point in entry_points(group=ENTRY_POINTS))])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        for point in entry_points(group=ENTRY_POINTS, name=cmd_name) if found is None else ():
+            found = point.load()
+        return found
+
+
+@click.group(cls=Evaluations)
 def evaluate() -> None:
     """Measure how far a run's attributions can be trusted, always beside the baselines `pixel` and `random`.
 
@@ -71,8 +88,8 @@ def lds(run: Run, config: Path | None, name: str, estimators: tuple[str, ...], w
     from forebear.evaluation.lds_config import LdsConfig
     from forebear.evaluation.lds_results import run_lds
 
-    settings = _settings(LdsConfig, config, estimators=estimators, workers=workers)
-    _finish(run, run_lds(run, settings, check_name(name)))
+    settings = chosen_settings(LdsConfig, config, estimators=estimators, workers=workers)
+    finish(run, run_lds(run, settings, check_name(name)))
 
 
 @evaluate.command()
@@ -85,8 +102,8 @@ def specificity(
     """Do different queries get different answers, or do large gradients influence everything?"""
     from forebear.evaluation.specificity import SpecificityConfig, run_specificity
 
-    settings = _settings(SpecificityConfig, config, estimators=estimators, queries=queries, top=top)
-    _finish(run, run_specificity(run, settings, name))
+    settings = chosen_settings(SpecificityConfig, config, estimators=estimators, queries=queries, top=top)
+    finish(run, run_specificity(run, settings, name))
 
 
 @evaluate.command()
@@ -96,7 +113,7 @@ def tracing(run: Run, config: Path | None, name: str, estimators: tuple[str, ...
     """Is a training picture found again when it, mirrored, cropped or recoloured, is the query?"""
     from forebear.evaluation.tracing import TracingConfig, run_tracing
 
-    _finish(run, run_tracing(run, _settings(TracingConfig, config, estimators=estimators, queries=queries), name))
+    finish(run, run_tracing(run, chosen_settings(TracingConfig, config, estimators=estimators, queries=queries), name))
 
 
 @evaluate.command()
@@ -112,8 +129,8 @@ def outliers(run: Run, config: Path | None, name: str, estimators: tuple[str, ..
     """Does self-influence find images that do not belong, foreign or mislabelled?"""
     from forebear.evaluation.outliers import OutliersConfig, run_outliers
 
-    settings = _settings(OutliersConfig, config, estimators=estimators, planted=_planted(planted))
-    _finish(run, run_outliers(run, settings, name))
+    settings = chosen_settings(OutliersConfig, config, estimators=estimators, planted=_planted(planted))
+    finish(run, run_outliers(run, settings, name))
 
 
 @evaluate.command()
@@ -129,8 +146,8 @@ def removal(
     """
     from forebear.evaluation.removal import RemovalConfig, run_removal
 
-    settings = _settings(RemovalConfig, config, estimators=estimators, queries=queries, workers=workers)
-    _finish(run, run_removal(run, settings, name))
+    settings = chosen_settings(RemovalConfig, config, estimators=estimators, queries=queries, workers=workers)
+    finish(run, run_removal(run, settings, name))
 
 
 @evaluate.command()
@@ -148,8 +165,8 @@ def families(
     """Are the proponents of a generated picture relatives of what its caption asks for?"""
     from forebear.evaluation.families import FamiliesConfig, run_families
 
-    settings = _settings(FamiliesConfig, config, estimators=estimators, queries=queries, groups=groups)
-    _finish(run, run_families(run, settings, name))
+    settings = chosen_settings(FamiliesConfig, config, estimators=estimators, queries=queries, groups=groups)
+    finish(run, run_families(run, settings, name))
 
 
 @evaluate.command()
@@ -168,7 +185,7 @@ def report(run: Run, out: Path | None) -> None:
 Settings = TypeVar("Settings")
 
 
-def _settings(kind: type[Settings], config: Path | None, **given: Any) -> Settings:
+def chosen_settings(kind: type[Settings], config: Path | None, **given: Any) -> Settings:
     """The settings of a file, or the defaults, with what the command line gives in their place."""
     from forebear.config import parse, read_yaml
 
@@ -187,7 +204,7 @@ def _planted(pairs: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def _finish(run: Run, result: "Result | None") -> None:
+def finish(run: Run, result: "Result | None") -> None:
     """Print the figures; or say how to go on when a signal stopped the work."""
     if result is None:
         _stopped()
@@ -207,10 +224,9 @@ def _echo_figures(result: "Result") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"{result.name}: {result.facts['samples']:,} images", title_justify="left", box=None, pad_edge=False
-    )
-    for heading in ("estimator", "figure", "of"):
+    samples = f": {result.facts['samples']:,} images" if result.facts["samples"] else ""
+    table = Table(title=f"{result.name}{samples}", title_justify="left", box=None, pad_edge=False)
+    for heading in (result.facts.get("rows", "estimator"), "figure", "of"):
         table.add_column(heading, overflow="fold")
     for heading in ("value", "95 % interval"):
         table.add_column(heading, justify="right")

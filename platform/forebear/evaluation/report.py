@@ -1,5 +1,6 @@
 """All evaluations of a run on one page, and all of their figures in one Parquet file."""
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from forebear.estimators import ESTIMATORS
 from forebear.evaluation import charts
 from forebear.evaluation.charts import Chart, Line
 from forebear.evaluation.figures import Figure, Result, figures_table, read_results
+from forebear.evaluation.ground_truth import evaluation_folder
 from forebear.files import whole_file, write_text
 from forebear.images import data_uri, on_white
 from forebear.run import Run
@@ -30,9 +32,10 @@ TITLES: Mapping[str, str] = {
     "lds": "Do scores predict what retraining on a part of the data does?",
     "specificity": "Do different queries get different answers?",
     "tracing": "Is a training picture found again?",
-    "outliers": "Does self-influence find what does not belong?",
+    "outliers": "Do scores find what does not belong?",
     "removal": "Does a picture change when its top images are gone?",
     "families": "Are the proponents relatives of what was asked for?",
+    "quantization": "Do quantised generators make the same pictures, with the same ancestors?",
 }
 EXPLANATIONS: Mapping[str, str] = {
     "lds": "Spearman between a query's loss under models trained on random parts of the data and the sum of the part's "
@@ -44,12 +47,20 @@ EXPLANATIONS: Mapping[str, str] = {
     "Intervals: leave-one-query-out for counts of distinct images and their ratios, else resampled queries.",
     "tracing": "The query is a training picture, or an altered copy of it. recall@k: share of queries whose source is "
     "among the first k; MRR: mean of 1 over its rank. Intervals from resampled queries.",
-    "outliers": "Score of each image on itself. AUC: the chance that a planted image scores above one that was not; "
-    "precision: planted ones among as many first images. Intervals: resampled images, and Wilson's for precision.",
+    "outliers": "AUC: the chance that a planted image scores above one that was not, by its score on itself; "
+    "precision: planted ones among as many first images. Support AUC: by how little the other images give it, on the "
+    "mean. Isolation AUC: by the distance to a neighbour that is farther than a cluster of planted ones. Intervals: "
+    "resampled images, and Wilson's for precision.",
     "removal": "Euclidean distance between a picture and the one made from the same noise by a model trained without "
     "its top images; beyond random: minus that without as many random images. Intervals from resampled pictures.",
     "families": "Share of the first proponents of a generated picture that are of the family or group of its caption; "
     "chance is that of all images. Intervals from resampled pictures.",
+    "quantization": "Each generator against the full-precision model at the same prompts, seeds and sampler. "
+    "Deviation: ||x_t - xhat_t|| / ||x_t||. Temporal features: relative error, 1 - cosine, and the share whose nearest "
+    "full-precision feature is of another timestep, over modules and timesteps. Fréchet distance to full-precision "
+    "pictures of other seeds, in features of fixed random convolutions: full precision's own is the noise. Spearman "
+    "and overlap: of the attributions of both pictures. Intervals: resampled pictures; for the Fréchet distance, "
+    "leaving out one at a time.",
 }
 
 
@@ -65,9 +76,10 @@ HEADLINES: Mapping[str, Callable[[Figure], bool]] = {
     "lds": lambda one: not one.variant.endswith("squared"),
     "specificity": lambda one: one.metric in {"unique ratio", "generally influential"},
     "tracing": lambda one: one.metric == "recall@1",
-    "outliers": lambda one: one.metric == "AUC",
+    "outliers": lambda one: one.metric.endswith("AUC"),
     "removal": lambda one: one.metric == "L2, median",
     "families": lambda _: True,
+    "quantization": lambda one: one.metric.startswith(("PSNR", "top")),
 }
 """The figures of each kind that the overview repeats."""
 
@@ -96,6 +108,8 @@ class Section:
     cards: Mapping[str, tuple[Card, ...]]
     """By estimator."""
     cards_title: str
+    strips: Mapping[str, str]
+    """Rows of pictures that the evaluation wrote, as `data:` addresses by what they show."""
     remarks: tuple[str, ...]
 
 
@@ -118,6 +132,7 @@ def write_evaluation_report(run: Run, page: Path | None = None) -> tuple[Path, P
         run=run.folder.resolve().name,
         sections=[_section(run, result) for result in results],
         overview=overview(results),
+        rows_are=" or ".join(dict.fromkeys(result.facts.get("rows", "estimator") for result in results)),
         costs=costs(results),
         descriptions={name: one.description for name, one in ESTIMATORS.items()},
         sign=SIGN,
@@ -173,8 +188,9 @@ def _section(run: Run, result: Result) -> Section:
         EXPLANATIONS[result.kind],
         columns,
         rows,
-        specificity_charts(result) if result.kind == "specificity" else (),
+        specificity_charts(result) if result.kind == "specificity" else told_charts(result),
         *_cards(run, result),
+        strips=_strips(run, result),
         remarks=_remarks(result),
     )
 
@@ -209,7 +225,7 @@ def _remarks(result: Result) -> tuple[str, ...]:
     if result.kind == "lds" and facts.get("ridges"):
         ridges = ", ".join(f"{name} {ridge:g}" for name, ridge in facts["ridges"].items())
         found.append(f"lambda, chosen on {facts['tuning_queries']} queries that are not reported: {ridges}.")
-    return tuple(found)
+    return (*found, *facts.get("remarks", ()))
 
 
 def specificity_charts(result: Result) -> tuple[Chart, ...]:
@@ -241,6 +257,34 @@ def specificity_charts(result: Result) -> tuple[Chart, ...]:
         ),
         Chart("Positive influence held by the least influential images", "share of images", "share", shares),
     )
+
+
+def told_charts(result: Result) -> tuple[Chart, ...]:
+    """The charts that an evaluation's facts hold ready, as plain values of Chart and Line."""
+    return tuple(
+        Chart(
+            one["title"],
+            one["x_label"],
+            one["y_label"],
+            tuple(
+                Line(line["name"], tuple((x, y) for x, y in line["points"]), tuple(line["low"]), tuple(line["high"]))
+                for line in one["lines"]
+            ),
+            log_y=one["log_y"],
+        )
+        for one in result.facts.get("charts", ())
+    )
+
+
+def _strips(run: Run, result: Result) -> dict[str, str]:
+    """The rows of pictures in an evaluation's folder that its facts name; those that are gone are left out."""
+    folder = evaluation_folder(run, result.name)
+    found = {title: folder / Path(name).name for title, name in result.facts.get("strips", ())}
+    return {
+        title: f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        for title, path in found.items()
+        if path.is_file()
+    }
 
 
 def _cards(run: Run, result: Result) -> tuple[Mapping[str, tuple[Card, ...]], str]:

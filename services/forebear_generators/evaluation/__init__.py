@@ -1,0 +1,1 @@
+"""Quantised generators against the full-precision model: `forebear evaluate quantization`."""
