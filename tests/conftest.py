@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Set before any test imports these libraries; Ray's workers inherit them.
 os.environ.update(
@@ -45,6 +45,23 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> dict[str, Any]:
+    """The `model` section of a training: the smallest class-conditional UNet that learns something of the digits."""
+    return {
+        "conditioning": "class",
+        "image_size": 8,
+        "channels": 1,
+        "unet": {
+            "block_out_channels": [4, 8],
+            "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 2,
+        },
+    }
 
 
 @pytest.fixture(scope="session")

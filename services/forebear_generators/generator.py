@@ -62,6 +62,13 @@ class Generation:
     """float32[B, C, H, W] in [-1, 1]."""
     trajectory: Trajectory | None = None
 
+    @property
+    def way(self) -> Trajectory:
+        """The trajectory; raises ConfigError when it was not asked for."""
+        if self.trajectory is None:
+            raise ConfigError("the pictures' trajectory was not kept; make them with keep_trajectory=True")
+        return self.trajectory
+
     def pictures(self) -> list[Image.Image]:
         return [to_picture(array) for array in self.pixels.numpy()]
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,18 +15,6 @@ from forebear.run import Run
 SAMPLES = 30
 TRAINING = {
     "data": {"source": "digits", "limit": SAMPLES},
-    "model": {
-        "conditioning": "class",
-        "image_size": 8,
-        "channels": 1,
-        "unet": {
-            "block_out_channels": [4, 8],
-            "down_block_types": ["DownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "UpBlock2D"],
-            "layers_per_block": 1,
-            "norm_num_groups": 2,
-        },
-    },
     "training": {"epochs": 2, "batch_size": 10, "warmup_steps": 2, "checkpoint_epochs": [1, 2]},
 }
 EMBEDDING = EmbedConfig(
@@ -34,10 +23,10 @@ EMBEDDING = EmbedConfig(
 
 
 @pytest.fixture(scope="session")
-def evaluation_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def evaluation_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any]) -> Run:
     """Trained and embedded at stratified timesteps. Evaluations may write to it, under names of their own."""
     run = Run(tmp_path_factory.mktemp("evaluations") / "digits")
-    assert train(run, parse(TrainConfig, TRAINING, "tests"))
+    assert train(run, parse(TrainConfig, TRAINING | {"model": tiny_model}, "tests"))
     embed(run, EMBEDDING)
     return run
 

@@ -33,18 +33,6 @@ from forebear.run import Run
 
 TRAINING = {
     "data": {"source": "digits", "limit": 40},
-    "model": {
-        "conditioning": "class",
-        "image_size": 8,
-        "channels": 1,
-        "unet": {
-            "block_out_channels": [4, 8],
-            "down_block_types": ["DownBlock2D", "DownBlock2D"],
-            "up_block_types": ["UpBlock2D", "UpBlock2D"],
-            "layers_per_block": 1,
-            "norm_num_groups": 2,
-        },
-    },
     "training": {"epochs": 2, "batch_size": 8, "warmup_steps": 2},
 }
 CONFIG = LdsConfig(
@@ -60,9 +48,9 @@ CopyRun = Callable[[], Run]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any]) -> Run:
     run = Run(tmp_path_factory.mktemp("evaluation") / "trained")
-    assert train(run, parse(TrainConfig, TRAINING, "tests"))
+    assert train(run, parse(TrainConfig, TRAINING | {"model": tiny_model}, "tests"))
     return run
 
 
@@ -90,9 +78,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_losses_are_those_of_a_model_of_the_subset_alone(truth: GroundTruth, tmp_path: Path) -> None:
+def test_losses_are_those_of_a_model_of_the_subset_alone(
+    truth: GroundTruth, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
     """Trained here as a training set of its own, measured one row at a time."""
-    config = parse(TrainConfig, TRAINING, "tests")
+    config = parse(TrainConfig, TRAINING | {"model": tiny_model}, "tests")
     inside = set(truth.subsets.of(1))
     half = open_training_set(config.data).where(lambda sample: sample.id in inside)
     assert len({sample.label for sample in half.samples}) == 10  # so that the shape of the model is the same

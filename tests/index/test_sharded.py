@@ -60,7 +60,7 @@ def sharded(tmp_path_factory, shard, many) -> dict[int, ShardedIndex]:
     return {rows: shard(tmp_path_factory.mktemp("parts") / "index", many, rows) for rows in (1, 13, 30, 89, 200)}
 
 
-def same(one, other) -> None:
+def assert_same(one, other) -> None:
     np.testing.assert_array_equal(one.rows, other.rows)
     np.testing.assert_array_equal(one.scores, other.scores)
 
@@ -75,7 +75,7 @@ def same(one, other) -> None:
 def test_parts_answer_as_one_index(sharded, whole, rows, k, allow, deny, *, opponents: bool) -> None:
     queries = keyed_normal((3, DIM), "asked")
     limits = {"opponents": opponents, "allow": allow, "deny": deny}
-    same(sharded[rows].search(queries, k, **limits), whole.search(queries, k, **limits))
+    assert_same(sharded[rows].search(queries, k, **limits), whole.search(queries, k, **limits))
 
 
 @pytest.mark.parametrize("rows", [1, 13, 200])
@@ -121,7 +121,7 @@ def test_a_part_that_finds_too_little_is_refused_unless_allowed(tmp_path: Path, 
     with pytest.raises(SearchIndexError, match=r"its floor is 99\.0%; run `forebear index .*--allow-low-recall"):
         open_search_index(tmp_path / "index")
     allowed = open_search_index(tmp_path / "index", allow_low_recall=True)
-    same(allowed.search(vectors[:3], 5), built.search(vectors[:3], 5))
+    assert_same(allowed.search(vectors[:3], 5), built.search(vectors[:3], 5))
 
 
 def test_an_interrupted_build_goes_on_with_the_part_it_was_at(folder: Path, shard, in_blocks, many, whole) -> None:
@@ -141,7 +141,7 @@ def test_an_interrupted_build_goes_on_with_the_part_it_was_at(folder: Path, shar
     assert [(folder / name / "vectors.f16").stat().st_ino for name in finished] == before
     assert [path.name for path in folder.parent.iterdir()] == ["retrac"]
     queries = keyed_normal((3, DIM), "asked")
-    same(index.search(queries, 20), whole.search(queries, 20))
+    assert_same(index.search(queries, 20), whole.search(queries, 20))
 
 
 def test_an_unchanged_index_is_not_read_again(folder: Path, shard, many) -> None:
@@ -150,7 +150,7 @@ def test_an_unchanged_index_is_not_read_again(folder: Path, shard, many) -> None
         yield 0, many
 
     before = shard(folder, many, 30).search(many[:2], 9)
-    same(shard(folder, many, 30, unread).search(many[:2], 9), before)
+    assert_same(shard(folder, many, 30, unread).search(many[:2], 9), before)
 
 
 def test_a_store_that_grew_adds_a_part(folder: Path, shard, in_blocks, build, many) -> None:
@@ -160,7 +160,7 @@ def test_a_store_that_grew_adds_a_part(folder: Path, shard, in_blocks, build, ma
     assert [(folder / f"part-0000{part}" / "vectors.f16").stat().st_ino for part in (0, 1)] == before
     assert (len(old), len(grown), grown.parts) == (60, 90, 3)
     assert len(old.search(many[:1], 90).rows[0]) == 60  # goes on as before
-    same(grown.search(many[:2], 90), build(folder.with_name("one"), many).search(many[:2], 90))
+    assert_same(grown.search(many[:2], 90), build(folder.with_name("one"), many).search(many[:2], 90))
 
 
 @pytest.mark.parametrize("change", ["source", "settings", "damage", "ids"])
@@ -195,7 +195,7 @@ def test_one_part_gives_way_to_many_and_back(folder: Path, shard, build, many, w
         open_search_index(folder, "plan-2")
     build(folder, many)
     assert isinstance(open_search_index(folder), VectorIndex)
-    same(open_search_index(folder).search(many[:2], 9), whole.search(many[:2], 9))
+    assert_same(open_search_index(folder).search(many[:2], 9), whole.search(many[:2], 9))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_ray_actors_answer_as_one_index(folder: Path, shard, many, whole) -> Non
         for opponents in (False, True):
             for limits in ({}, {"allow": [3, 50, 80, 81]}, {"allow": [3, 5]}, {"deny": range(80)}, {"allow": []}):
                 mine = index.search(queries, 20, opponents=opponents, **limits)
-                same(mine, whole.search(queries, 20, opponents=opponents, **limits))
+                assert_same(mine, whole.search(queries, 20, opponents=opponents, **limits))
         np.testing.assert_array_equal(index.scores(queries), whole.scores(queries))
         np.testing.assert_array_equal(index.vectors([80, 3, 45]), whole.vectors([80, 3, 45]))
         index.verify()

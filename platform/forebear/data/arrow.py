@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from forebear.data.cells import class_names_of
-from forebear.data.occurrences import Occurrences
 from forebear.data.rows import SCAN_ROWS, RowSource
 from forebear.data.sample import Entry, Quarantined
+from forebear.data.scanning import Scan
 from forebear.data.storage import Storage, StoredFile, unreadable
 from forebear.errors import DataError
 from forebear.images import UnreadableImage
@@ -30,10 +30,10 @@ class ArrowSource(RowSource):
     def _part(self, part: int) -> str:
         return f"byte {part:,}"
 
-    def _scan_file(self, number: int, name: str, seen: Occurrences) -> Iterator[Entry]:
-        place, row_in_file = self._storage.place(name), 0
+    def _scan_file(self, number: int, file: StoredFile, scan: Scan) -> Iterator[Entry]:
+        place, row_in_file = self._storage.place(file.name), 0
         with _reading(place):
-            handle = self._storage.open(name)
+            handle = self._storage.open(file.name)
             schema, first_batch = _schema(handle, place)
         names, class_names = self._cells.names(schema, place), class_names_of(schema)
         for start, batch in self._batches(handle, schema, first_batch, place):
@@ -41,9 +41,9 @@ class ArrowSource(RowSource):
             for first in range(0, part.num_rows, SCAN_ROWS):
                 for row, line in enumerate(part.slice(first, SCAN_ROWS).to_pylist(), first):
                     try:
-                        yield self._cells.sample(line, f"{number}:{start}:{row}", class_names, seen)
+                        yield self._cells.sample(line, f"{number}:{start}:{row}", class_names, scan.seen)
                     except UnreadableImage as reason:
-                        yield Quarantined(f"{PurePosixPath(name).name}, row {row_in_file + row}", str(reason))
+                        yield Quarantined(f"{PurePosixPath(file.name).name}, row {row_in_file + row}", str(reason))
             row_in_file += part.num_rows
 
     def _batches(

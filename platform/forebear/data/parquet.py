@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from forebear.data.cells import class_names_of
 from forebear.data.columns import Columns
-from forebear.data.occurrences import Occurrences
 from forebear.data.rows import SCAN_ROWS, RowSource
 from forebear.data.sample import Entry, Quarantined
+from forebear.data.scanning import Scan
 from forebear.data.storage import OPEN_HANDLES, Storage, StoredFile, unreadable
 from forebear.errors import DataError
 from forebear.images import UnreadableImage
@@ -34,15 +34,15 @@ class ParquetSource(RowSource):
     def _part(self, part: int) -> str:
         return f"row group {part}"
 
-    def _scan_file(self, number: int, name: str, seen: Occurrences) -> Iterator[Entry]:
-        path, handle = self._storage.place(name), self._open(name, None)
+    def _scan_file(self, number: int, file: StoredFile, scan: Scan) -> Iterator[Entry]:
+        path, handle = self._storage.place(file.name), self._open(file.name, None)
         names, class_names = self._cells.names(handle.schema_arrow, path), class_names_of(handle.schema_arrow)
         for group in range(handle.num_row_groups):
             for row, line in enumerate(self._lines(handle, path, group, names)):
                 try:
-                    yield self._cells.sample(line, f"{number}:{group}:{row}", class_names, seen)
+                    yield self._cells.sample(line, f"{number}:{group}:{row}", class_names, scan.seen)
                 except UnreadableImage as reason:
-                    yield Quarantined(f"{PurePosixPath(name).name}, {self._part(group)}, row {row}", str(reason))
+                    yield Quarantined(f"{PurePosixPath(file.name).name}, {self._part(group)}, row {row}", str(reason))
 
     def _open(self, name: str, version: Hashable) -> pq.ParquetFile:  # noqa: ARG002 - of the cache
         try:

@@ -1,7 +1,7 @@
 """Pictures in the rows of columnar files: what Parquet and Arrow files have in common once they are opened."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 import pyarrow as pa
@@ -9,9 +9,8 @@ from PIL import Image
 
 from forebear.data.cells import Cells, cell_content
 from forebear.data.columns import Columns
-from forebear.data.occurrences import Occurrences
-from forebear.data.sample import Entry, Sample
-from forebear.data.scanning import Scan, scanned
+from forebear.data.sample import Sample
+from forebear.data.scanning import FileByFile
 from forebear.data.storage import Storage, StoredFile
 from forebear.errors import DataError
 from forebear.images import UnreadableImage, decode
@@ -20,28 +19,16 @@ SCAN_ROWS = 256
 """Rows that a scan has in memory at a time."""
 
 
-class RowSource(ABC):
+class RowSource(FileByFile):
     """Rows of one or more files, each read in parts. A locator is `file number:part:row of the part`."""
-
-    parts_are_files = True
 
     def __init__(
         self, storage: Storage, files: Sequence[StoredFile], image_column: str, columns: Columns, max_bytes: int
     ) -> None:
-        self._storage, self._files, self._image_column = storage, files, image_column
+        super().__init__(files)
+        self._storage, self._image_column = storage, image_column
         self._cells = Cells(image_column, columns, max_bytes)
         self._column = lru_cache(maxsize=4)(self._read_column)
-
-    def files(self) -> Iterator[StoredFile]:
-        return iter(self._files)
-
-    def scan(self) -> Iterator[Entry]:
-        return scanned(self)
-
-    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
-        first = scan.done
-        for number, file in enumerate(self._files[first:], first):
-            yield self._scan_file(number, file.name, scan.seen)
 
     def picture(self, sample: Sample, size: int) -> Image.Image:  # noqa: ARG002 - rows have their own size
         number, part, row = (int(place) for place in sample.locator.split(":"))
@@ -55,10 +42,6 @@ class RowSource(ABC):
                 f"{self._storage.place(name)}, {self._part(part)}, row {row} was readable and is not any more "
                 f"({reason}); restore the file or scan again"
             ) from None
-
-    @abstractmethod
-    def _scan_file(self, number: int, name: str, seen: Occurrences) -> Iterator[Entry]:
-        """The entries of one file."""
 
     @abstractmethod
     def _read_column(self, name: str, version: Hashable, part: int) -> pa.Array | pa.ChunkedArray:

@@ -1,12 +1,14 @@
 """How far the scan of a source is: so that another process goes on with it."""
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from forebear.data.occurrences import Occurrences
 from forebear.data.sample import Entry
+from forebear.data.storage import StoredFile
 
 
 @dataclass
@@ -33,3 +35,27 @@ def scanned(source: InParts) -> Iterator[Entry]:
     with closing(Occurrences()) as seen:
         for part in source.parts(Scan(seen)):
             yield from part
+
+
+class FileByFile(ABC):
+    """A source whose parts are its files, in their order."""
+
+    parts_are_files = True
+
+    def __init__(self, files: Sequence[StoredFile]) -> None:
+        self._files = files
+
+    def files(self) -> Iterator[StoredFile]:
+        return iter(self._files)
+
+    def scan(self) -> Iterator[Entry]:
+        return scanned(self)
+
+    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
+        first = scan.done
+        for number, file in enumerate(self._files[first:], first):
+            yield self._scan_file(number, file, scan)
+
+    @abstractmethod
+    def _scan_file(self, number: int, file: StoredFile, scan: Scan) -> Iterator[Entry]:
+        """The entries of one file."""

@@ -15,7 +15,7 @@ from forebear.data.columns import Columns
 from forebear.data.folder import is_picture
 from forebear.data.occurrences import Occurrences
 from forebear.data.sample import Entry, Quarantined, Sample
-from forebear.data.scanning import Scan, scanned
+from forebear.data.scanning import FileByFile, Scan
 from forebear.data.storage import Storage, StoredFile, unreadable
 from forebear.errors import DataError
 from forebear.images import UnreadableImage, decode
@@ -51,7 +51,7 @@ class _Members:
         return self.by_suffix.get(preferred) or next(pictures, None)
 
 
-class TarSource:
+class TarSource(FileByFile):
     """Samples of one or more uncompressed tars, their pictures found by byte offsets.
 
     A member's name up to the first dot of its last part is its sample's key, the rest its suffix. A sample has a
@@ -59,26 +59,14 @@ class TarSource:
     `.cls` with the class label, `.json` with an object whose entries are columns. Suffixes can be chosen as columns.
     """
 
-    parts_are_files = True
-
     def __init__(
         self, storage: Storage, files: Sequence[StoredFile], image_column: str, columns: Columns, max_bytes: int
     ) -> None:
-        self._storage, self._files, self._image_suffix = storage, files, image_column.lower()
+        super().__init__(files)
+        self._storage, self._image_suffix = storage, image_column.lower()
         self._columns, self._max_bytes = columns, max_bytes
         chosen = {columns.caption_column, columns.label_column, *columns.group_columns}
         self._read_suffixes = TEXT_SUFFIXES | {name for name in chosen if name} | {self._image_suffix}
-
-    def files(self) -> Iterator[StoredFile]:
-        return iter(self._files)
-
-    def scan(self) -> Iterator[Entry]:
-        return scanned(self)
-
-    def parts(self, scan: Scan) -> Iterator[Iterator[Entry]]:
-        first = scan.done
-        for number, file in enumerate(self._files[first:], first):
-            yield self._scan_file(number, file, scan)
 
     def _scan_file(self, number: int, file: StoredFile, scan: Scan) -> Iterator[Entry]:
         available: set[str] = set(scan.facts.get("available", ()))

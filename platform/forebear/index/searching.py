@@ -15,7 +15,7 @@ from forebear.index.codes import CODE_FILES, Codes
 from forebear.index.description import FORMAT_VERSION, IndexDescription
 from forebear.index.devices import proposer_on
 from forebear.index.filtering import allowed_rows, checked_rows
-from forebear.index.interface import Device, SearchResult
+from forebear.index.interface import Device, SearchIndex, SearchResult
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix
 from forebear.index.ranking import Proposer, rank
 
@@ -103,9 +103,7 @@ class VectorIndex:
         deny: ArrayLike | None = None,
     ) -> SearchResult:
         """As SearchIndex says."""
-        checked = checked_queries(queries, self.dim)
-        allowed = allowed_rows(len(self), allow, deny)
-        k = min(checked_k(k), len(self) if allowed is None else len(allowed))
+        checked, allowed, k = checked_search(self, queries, k, allow, deny)
         rows, scores = np.empty((len(checked), k), np.int64), np.empty((len(checked), k), np.float32)
         if k == 0:
             return SearchResult(rows, scores)
@@ -128,11 +126,18 @@ class VectorIndex:
         return self._matrix.rows(checked_rows(rows, len(self)))
 
 
-def checked_k(k: int) -> int:
-    """Raises SearchIndexError when no row is asked for."""
+def checked_search(
+    index: SearchIndex, queries: ArrayLike, k: int, allow: ArrayLike | None, deny: ArrayLike | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, int]:
+    """Queries float32[Q, D], the rows that may be answered (None: all), and k cut to their number.
+
+    Raises SearchIndexError as `SearchIndex.search` does, and when no row is asked for.
+    """
+    checked = checked_queries(queries, index.dim)
+    allowed = allowed_rows(len(index), allow, deny)
     if k < 1:
         raise SearchIndexError(f"k is {k}; ask for at least 1 row")
-    return k
+    return checked, allowed, min(k, len(index) if allowed is None else len(allowed))
 
 
 def checked_queries(queries: ArrayLike, dim: int) -> NDArray[np.float32]:

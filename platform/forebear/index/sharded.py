@@ -18,7 +18,7 @@ from forebear.config import STRICT, parse
 from forebear.errors import ForebearError, SearchIndexError
 from forebear.files import read_json, sha256_of_file
 from forebear.index.description import FORMAT_VERSION, IndexConfig, IndexDescription, IndexMetadata, Recall
-from forebear.index.filtering import allowed_rows, checked_rows, rows_between
+from forebear.index.filtering import checked_rows, rows_between
 from forebear.index.interface import Device, SearchResult
 from forebear.index.ranking import best_rows
 from forebear.index.searching import (
@@ -27,8 +27,8 @@ from forebear.index.searching import (
     VectorIndex,
     check_origin,
     check_recall,
-    checked_k,
     checked_queries,
+    checked_search,
     read_description,
     read_ids,
     rebuild,
@@ -165,9 +165,7 @@ class ShardedIndex:
         deny: ArrayLike | None = None,
     ) -> SearchResult:
         """As SearchIndex says."""
-        checked = checked_queries(queries, self.dim)
-        allowed = allowed_rows(len(self), allow, deny)
-        k = min(checked_k(k), len(self) if allowed is None else len(allowed))
+        checked, allowed, k = checked_search(self, queries, k, allow, deny)
         calls: dict[int, tuple[str, Mapping[str, Any]]] = {}
         for part in range(self.parts):
             here = rows_between(allowed, *self._firsts[part : part + 2].tolist())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from forebear.files import fingerprint, whole_file
 from forebear_generators.generator import Generator, Request
+from forebear_generators.quantisation.comparison import deviation
 
 OnSteps = Callable[[int, bool], None]
 """Hears how many steps of the sampler are done, and whether they were done before."""
@@ -58,19 +59,16 @@ class Gallery:
     def _trajectory(self, request: Request, heard: OnSteps) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
             made = self._full.generator.run(request, keep_trajectory=True, on_step=lambda _: heard(1, False))
-            assert made.trajectory is not None
-            return {"pixels": made.pixels, "latents": made.trajectory.latents}
+            return {"pixels": made.pixels, "latents": made.way.latents}
 
         return self._kept(self._full.identity, request, make, heard)
 
     def _compared(self, named: Named, request: Request) -> dict[str, Tensor]:
         def make() -> dict[str, Tensor]:
             made = named.generator.run(request, keep_trajectory=True, on_step=lambda _: self._on_steps(1, False))
-            assert made.trajectory is not None
             # Its steps were counted when full precision's own pictures were made.
-            wanted = self._trajectory(request, _unheard)["latents"].flatten(2)
-            deviation = (made.trajectory.latents.flatten(2) - wanted).norm(dim=2) / wanted.norm(dim=2)
-            return {"pixels": made.pixels, "deviation": deviation}
+            wanted = self._trajectory(request, _unheard)["latents"]
+            return {"pixels": made.pixels, "deviation": deviation(wanted, made.way.latents)}
 
         return self._kept(f"{named.identity} against {self._full.identity}", request, make, self._on_steps)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from forebear.diffusion.model import DiffusionModel
 from forebear_generators.quantisation.comparison import step_features
+from forebear_generators.quantisation.temporal import mismatched
 
 Floats = NDArray[np.float64]
 CLASSES = 8
@@ -55,8 +56,5 @@ def feature_differences(
         full, other = wanted[name].double(), found[name].double()
         relative = (other - full).norm(dim=1) / full.norm(dim=1)
         cosine = 1.0 - torch.cosine_similarity(other, full, dim=1)
-        # Features of neighbouring timesteps lie close together: distances by products would round too coarsely.
-        distances = torch.cdist(other, full, compute_mode="donot_use_mm_for_euclid_dist")  # [S, S]
-        mismatched = (distances.argmin(1) != torch.arange(len(full))).double()
-        differences[name] = (relative.numpy(), cosine.numpy(), mismatched.numpy())
+        differences[name] = (relative.numpy(), cosine.numpy(), mismatched(full, other).double().numpy())
     return differences

@@ -89,7 +89,8 @@ def choose_backend(denoiser: nn.Module, asked: str, variant: str) -> dict[str, A
     """
     if asked not in BACKENDS:
         raise ConfigError(f"backend {asked!r} is unknown; give one of {', '.join(BACKENDS)}")
-    assert isinstance(denoiser, QuantisedDenoiser)
+    if not isinstance(denoiser, QuantisedDenoiser):
+        raise ConfigError(f"{type(denoiser).__name__} is not quantised, so it has no backends to choose from")
     integers = variant.endswith("a8")
     if asked == "onednn-int8" and not integers:
         raise ConfigError(f"{variant} has no integer activations for onednn-int8; use backend auto")

@@ -67,8 +67,7 @@ class CalibrationData:
         """Follow the full-precision model; `on_step` hears the steps made in all batches."""
         request = calibration_request(model, config)
         made = Generator(model).run(request, batch=config.calibration.batch, keep_trajectory=True, on_step=on_step)
-        assert made.trajectory is not None
-        return CalibrationData(request, made.trajectory.times, made.trajectory.latents[:-1].contiguous())
+        return CalibrationData(request, made.way.times, made.way.latents[:-1].contiguous())
 
     def passes(self, model: DiffusionModel, steps: Sequence[int], batch: int) -> Iterator[Callable[[], Any]]:
         """Forward passes of a denoiser over the x of these steps, with and, under guidance, without the condition."""

@@ -23,25 +23,22 @@ class Comparison:
     """Their temporal features at the S steps for the first picture's class: float32[S, C_i] by layer name."""
 
     def deviation(self) -> Tensor:
-        """||x_t - xhat_t|| / ||x_t|| of each picture after each step: float32[S + 1, B] (TFMQ-DM's deviation)."""
-        wanted, found = (each.latents.flatten(2) for each in (self.full_precision, self.quantised))
-        deviation: Tensor = (found - wanted).norm(dim=2) / wanted.norm(dim=2)
-        return deviation
+        """Of each picture after each step: float32[S + 1, B]."""
+        return deviation(self.full_precision.latents, self.quantised.latents)
 
-    def psnr(self) -> Tensor:
-        """Peak signal-to-noise ratio of each final picture, dB, float32[B]; the range of pixels is 2."""
-        wanted, found = self.pixels
-        return 10.0 * torch.log10(4.0 / (found - wanted).square().flatten(1).mean(1))
+
+def deviation(wanted: Tensor, found: Tensor) -> Tensor:
+    """||x_t - xhat_t|| / ||x_t|| of latents [S + 1, B, c, h, w]: float32[S + 1, B] (TFMQ-DM's trajectory deviation)."""
+    relative: Tensor = (found - wanted).flatten(2).norm(dim=2) / wanted.flatten(2).norm(dim=2)
+    return relative
 
 
 def compare(full: Generator, quantised: Generator, request: Request, batch: int | None = None) -> Comparison:
     """Run both generators from the same noise; raises ConfigError for steps that the quantised one is not made for."""
     first, second = (each.run(request, batch=batch, keep_trajectory=True) for each in (full, quantised))
-    assert first.trajectory is not None
-    assert second.trajectory is not None
     label = request.labels[0]
-    features = [step_features(each.model, first.trajectory.times, label) for each in (full, quantised)]
-    return Comparison(first.trajectory, second.trajectory, (first.pixels, second.pixels), (features[0], features[1]))
+    features = [step_features(each.model, first.way.times, label) for each in (full, quantised)]
+    return Comparison(first.way, second.way, (first.pixels, second.pixels), (features[0], features[1]))
 
 
 @torch.no_grad()

@@ -111,9 +111,9 @@ class QuantisedLayer(nn.Module):
         self.input_scale, self.input_zero = scale, zero
 
     def input_grid(self) -> tuple[Tensor, Tensor]:
-        """The present step's scale and zero point, each of one number."""
-        assert self.input_scale is not None
-        assert self.input_zero is not None
+        """The present step's scale and zero point, each of one number; raises ModelError when inputs are not 8-bit."""
+        if self.input_scale is None or self.input_zero is None:
+            raise ModelError("a layer of integer inputs has no grid for them; give it one with quantise_inputs")
         place = self.clock.step if len(self.input_scale) > 1 else 0
         return self.input_scale[place], self.input_zero[place]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from forebear.diffusion.model import DiffusionModel
+from forebear.errors import ModelError
 from forebear_generators.quantisation.layers import SplitLayer, replace_module
 from forebear_generators.quantisation.settings import QuantisationConfig
 from forebear_generators.quantisation.temporal import TemporalBlock
@@ -79,7 +80,8 @@ def split_shortcuts(denoiser: nn.Module, splits: dict[str, int]) -> None:
     """Take each named convolution apart before its channel."""
     for name, at in splits.items():
         layer = denoiser.get_submodule(name)
-        assert isinstance(layer, nn.Conv2d)
+        if not isinstance(layer, nn.Conv2d):
+            raise ModelError(f"{name} is to be taken apart and is no convolution; quantise the model again")
         replace_module(denoiser, name, SplitLayer.of(layer, at))
 
 

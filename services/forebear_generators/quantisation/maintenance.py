@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from forebear.errors import ConfigError
+from forebear.errors import ConfigError, ModelError
 from forebear_generators.quantisation.grids import decode, encode, levels, range_grid
 from forebear_generators.quantisation.layers import Clock
 from forebear_generators.quantisation.settings import TemporalConfig
@@ -70,7 +70,8 @@ class KeptFeature(nn.Module):
         """The feature for each row of the time embedding x [B, D], which only computed features read."""
         place = int(self.place[self.clock.step])
         if place < 0:
-            assert self.layer is not None
+            if self.layer is None:
+                raise ModelError("a feature is neither in the cache nor computed; quantise the model again")
             computed: Tensor = self.layer(x)
             return computed
         found = self.cache.read(place)  # [K, C]

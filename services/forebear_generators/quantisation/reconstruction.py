@@ -1,11 +1,13 @@
 """Learns how weights are rounded: the temporal block on its own (TIAR), and the other blocks one after the other."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from forebear.randomness import keyed_integers
 from forebear_generators.quantisation.adaround import SoftRounding, annealed
@@ -189,15 +191,7 @@ def inputs_of(denoiser: nn.Module, name: str, passes: Iterable[Callable[[], Any]
         calls.append((positional, named))
         raise _Reached
 
-    handle = denoiser.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        for forward in passes:
-            try:
-                forward()
-            except _Reached:
-                continue
-    finally:
-        handle.remove()
+    _run_to_hook(denoiser.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True), passes)
     return Inputs(calls)
 
 
@@ -210,13 +204,15 @@ def outputs_of(denoiser: nn.Module, name: str, passes: Iterable[Callable[[], Any
         found.append(output)
         raise _Reached
 
-    handle = denoiser.get_submodule(name).register_forward_hook(note)
+    _run_to_hook(denoiser.get_submodule(name).register_forward_hook(note), passes)
+    return torch.cat(found)
+
+
+def _run_to_hook(hook: RemovableHandle, passes: Iterable[Callable[[], Any]]) -> None:
+    """Begin each forward pass, which ends where the hook raises _Reached, and take the hook away."""
     try:
         for forward in passes:
-            try:
+            with suppress(_Reached):
                 forward()
-            except _Reached:
-                continue
     finally:
-        handle.remove()
-    return torch.cat(found)
+        hook.remove()

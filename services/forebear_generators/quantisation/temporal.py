@@ -145,7 +145,13 @@ def relative_feature_errors(wanted: dict[str, Tensor], found: dict[str, Tensor])
     return torch.stack([(found[name] - wanted[name]).norm(dim=1) / wanted[name].norm(dim=1) for name in wanted])
 
 
+def mismatched(wanted: Tensor, found: Tensor) -> Tensor:
+    """Whether the nearest full-precision row is not a row's own, of one feature [R, C]: bool[R] (TFMQ-DM)."""
+    # Features of neighbouring timesteps lie close together: distances by products would round too coarsely.
+    distances = torch.cdist(found, wanted, compute_mode="donot_use_mm_for_euclid_dist")  # [R, R]
+    return distances.argmin(1) != torch.arange(len(wanted))
+
+
 def mismatch_rate(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> float:
-    """The share of (feature, row) whose nearest full-precision row is not its own (TFMQ-DM's temporal mismatch)."""
-    own = [torch.cdist(found[name], wanted[name]).argmin(1) == torch.arange(len(wanted[name])) for name in wanted]
-    return 1.0 - float(torch.stack(own).float().mean())
+    """The share of (feature, row) that is `mismatched`."""
+    return float(torch.stack([mismatched(wanted[name], found[name]) for name in wanted]).float().mean())

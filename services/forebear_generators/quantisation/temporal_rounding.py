@@ -14,7 +14,6 @@ from forebear_generators.quantisation.layers import (
     INPUT_LEVELS,
     Clock,
     Operation,
-    QuantisedLayer,
     replace_module,
     weight_levels,
 )
@@ -91,10 +90,8 @@ class TemporalRounding:
                     x = self._rounded_inputs(x, grids[name])
                 if method == "feedback":
                     rounded[name] = self._by_feedback(plan, x, wanted[name])
-                layer = self._module(name)
                 if name in grids:
-                    assert isinstance(layer, QuantisedLayer)
-                    layer.quantise_inputs(*grids[name])
+                    self._module(name).quantise_inputs(*grids[name])
             tick()
         return rounded, grids
 
@@ -103,9 +100,7 @@ class TemporalRounding:
         for name, each in rounded.items():
             self._put(name, each)
             if name in grids:
-                layer = self._module(name)
-                assert isinstance(layer, QuantisedLayer)
-                layer.quantise_inputs(*grids[name])
+                self._module(name).quantise_inputs(*grids[name])
 
     def _module(self, name: str) -> Any:
         return self._block.denoiser.get_submodule(name)
