@@ -108,6 +108,7 @@ def test_cost_is_the_median_of_the_ratios_within_rounds() -> None:
     assert (found.ratio, found.low, found.high, found.samples_per_second) == (0.5, 0.375, 0.5, 2.0)
 
 
+@pytest.mark.slow
 def test_every_checkpoint_is_examined_or_one(embedded_run: Path, forebear, tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     call = ("doctor", "--run", embedded_run, *QUICK, "--min-fidelity", 0, "--json", file)

@@ -31,6 +31,7 @@ def headings(output: str) -> list[list[str]]:
     return [line if line[0] != "recommended" else line[:1] for line in found]
 
 
+@pytest.mark.slow
 def test_latent_lora_is_examined_as_the_page_shows(forebear, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((python, script, made), command), output = blocks()[1]
     assert (python, command[0]) == (".venv/bin/python", ".venv/bin/forebear")

@@ -174,6 +174,7 @@ def test_a_call_stopped_anywhere_goes_on_to_the_same_bytes(
     assert files(folder) == files(truth.folder)
 
 
+@pytest.mark.slow
 def test_ray_workers_leave_the_same_bytes(copy_run: CopyRun, truth: GroundTruth, ray_session: None) -> None:
     run = copy_run()
     assert make_ground_truth(run, replace(CONFIG, workers=2)) is not None
