@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from forebear.diffusion.model import DiffusionModel
-from forebear.diffusion.sampling import decoded, denoise_along, starting_noise
+from forebear.diffusion.sampling import Step, decoded, denoise_along, starting_noise
 from forebear.errors import ConfigError
 from forebear.images import to_picture
 from forebear_generators.samplers import MEMORYLESS, OWN, moves, times
@@ -73,6 +73,20 @@ class Generation:
         return [to_picture(array) for array in self.pixels.numpy()]
 
 
+@dataclass(frozen=True)
+class Sight:
+    """How far generation is, and what the batch's pictures look like by now."""
+
+    made: int
+    """Steps so far, those of earlier batches included."""
+    step: Step
+    model: DiffusionModel
+
+    def pixels(self) -> Tensor:
+        """The clean pictures that the denoiser sees, float32[b, C, H, W] in [-1, 1]: computed when asked for."""
+        return decoded(self.model, self.step.clean())
+
+
 class Generator:
     """Generation with classifier-free guidance by a model in the numbers of its `variant`.
 
@@ -127,7 +141,7 @@ class Generator:
         steps: int | None = None,
         guidance: float = 1.0,
         batch: int | None = None,
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[Sight], None] | None = None,
     ) -> list[Image.Image]:
         """One RGB picture for each prompt and seed, by the generator's own sampler and steps; see also `run`."""
         chosen = [None] * len(prompts) if labels is None else labels
@@ -141,12 +155,12 @@ class Generator:
         *,
         batch: int | None = None,
         keep_trajectory: bool = False,
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[Sight], None] | None = None,
     ) -> Generation:
         """Make the pictures, at most `batch` of them at once (all when None).
 
-        `on_step` is called after each step of each batch with the number of steps made, at last `steps` times the
-        number of batches. Raises ConfigError for impossible settings.
+        `on_step` is called after each step of each batch, at last with `made` of `steps` times the number of batches.
+        Raises ConfigError for impossible settings.
         """
         return self._follow(request, None, batch, keep_trajectory, on_step)
 
@@ -157,7 +171,7 @@ class Generator:
         *,
         batch: int | None = None,
         keep_trajectory: bool = False,
-        on_step: Callable[[int], None] | None = None,
+        on_step: Callable[[Sight], None] | None = None,
     ) -> Generation:
         """Follow a trajectory again from its x after `from_step` steps: its own model comes to the same pictures.
 
@@ -179,16 +193,16 @@ class Generator:
         start: tuple[Trajectory, int] | None,
         batch: int | None,
         keep_trajectory: bool,
-        on_step: Callable[[int], None] | None,
+        on_step: Callable[[Sight], None] | None,
     ) -> Generation:
         made = 0
 
-        def count(_: int, x: Tensor) -> None:
+        def count(step: Step) -> None:
             nonlocal made
             made += 1
-            way.append(x)
+            way.append(step.x)
             if on_step is not None:
-                on_step(made)
+                on_step(Sight(made, step, self.model))
 
         pixels, ways = [], []
         asked = times(moves(self.model, request.sampler, request.steps))

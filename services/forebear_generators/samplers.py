@@ -1,12 +1,13 @@
 """Samplers by name: the model's own way from noise to picture, and diffusers' schedulers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from forebear.diffusion.model import DiffusionModel
-from forebear.diffusion.process import Move
+from forebear.diffusion.process import Move, VariancePreserving
 from forebear.errors import ConfigError
 
 OWN = "own"
@@ -35,9 +36,10 @@ def moves(model: DiffusionModel, sampler: str, steps: int) -> list[Move]:
         return model.process.moves(steps)
     if sampler not in DIFFUSERS:
         raise ConfigError(f"sampler {sampler!r} is unknown; the samplers are {', '.join(SAMPLERS)}")
-    if model.prediction_type == "flow":
+    process = model.process
+    if not isinstance(process, VariancePreserving):
         raise ConfigError(f"sampler {sampler} is not for flow models; use {OWN}, which is Euler's method for them")
-    return _Scheduled(_scheduler(model, sampler), steps).moves()
+    return _Scheduled(_scheduler(model, sampler), steps).moves(process)
 
 
 def times(asked: Sequence[Move]) -> list[float]:
@@ -65,8 +67,11 @@ class _Scheduled:
             )
         self._scheduler = scheduler
 
-    def moves(self) -> list[Move]:
-        return [Move(time, self._follow(time)) for time in self._scheduler.timesteps]
+    def moves(self, process: VariancePreserving) -> list[Move]:
+        return [
+            Move(time, self._follow(time), partial(process.clean, timestep=int(time)))
+            for time in self._scheduler.timesteps
+        ]
 
     def _follow(self, time: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         def follow(x: Tensor, output: Tensor) -> Tensor:

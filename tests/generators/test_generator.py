@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.noise import draw_noise
 from forebear.diffusion.sampling import generate
 from forebear.errors import ConfigError
-from forebear_generators.generator import Generator, Request
+from forebear_generators.generator import Generator, Request, Sight
 from forebear_generators.samplers import DIFFUSERS, MEMORYLESS, SAMPLERS, moves, times
 
 Build = Callable[..., DiffusionModel]
@@ -95,9 +96,24 @@ def test_another_models_way_from_the_same_point_is_its_own(build: Build) -> None
 
 
 def test_steps_are_counted_over_all_batches(build: Build) -> None:
-    seen: list[int] = []
+    seen: list[Sight] = []
     Generator(build()).run(request(steps=2, guidance=1.0), batch=2, on_step=seen.append)
-    assert seen == [1, 2, 3, 4]
+    assert [one.made for one in seen] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_the_last_step_sees_is_the_picture(build: Build, sampler: str) -> None:
+    seen: list[Tensor] = []
+    made = Generator(build("text")).run(request(sampler=sampler), on_step=lambda one: seen.append(one.pixels()))
+    assert torch.allclose(seen[-1], made.pixels, atol=1e-5)
+    assert (seen[-2] - made.pixels).square().mean() <= (seen[0] - made.pixels).square().mean()
+
+
+def test_flow_models_show_what_they_see_too(stable_diffusion_3: Path) -> None:
+    seen: list[Tensor] = []
+    asked = request(sampler="own")
+    made = Generator.load(stable_diffusion_3).run(asked, on_step=lambda one: seen.append(one.pixels()))
+    assert torch.allclose(seen[-1], made.pixels, atol=1e-5)
 
 
 def test_latent_models_and_transformers_generate(stable_diffusion: Path, dit: Path, stable_diffusion_3: Path) -> None:

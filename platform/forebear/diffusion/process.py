@@ -25,6 +25,8 @@ class Move:
     """What the denoiser is told: int64[] or float32[]."""
     follow: Callable[[Tensor, Tensor], Tensor]
     """From x and the denoiser's output there to the next x; each float[B, c, h, w]."""
+    clean: Callable[[Tensor, Tensor], Tensor]
+    """From the same to the clean x0 that the denoiser sees in x, float[B, c, h, w]."""
 
 
 class NoiseProcess(Protocol):
@@ -103,10 +105,18 @@ class VariancePreserving:
     def moves(self, steps: int) -> list[Move]:
         timesteps: list[int | None] = [*trailing_timesteps(steps, self.total_timesteps).tolist(), None]
         return [
-            Move(torch.tensor(now), partial(self._ddim_step, timestep=now, following=following))
+            Move(
+                torch.tensor(now),
+                partial(self._ddim_step, timestep=now, following=following),
+                partial(self.clean, timestep=now),
+            )
             for now, following in pairwise(timesteps)
             if now is not None
         ]
+
+    def clean(self, x: Tensor, output: Tensor, timestep: int) -> Tensor:
+        """The x0 that the denoiser sees in x at `timestep`, float[B, c, h, w]."""
+        return self._ddim_step(x, output, timestep, None)
 
     def _signal_and_spread(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alphas = self._alphas.to(like.device)[timesteps].float().view(-1, 1, 1, 1)
@@ -175,10 +185,10 @@ class RectifiedFlow:
     def moves(self, steps: int) -> list[Move]:
         scheduler = self._fresh()
         scheduler.set_timesteps(steps)
-        changes = scheduler.sigmas.diff().tolist()
+        sigmas: list[float] = scheduler.sigmas.tolist()
         return [
-            Move(time, partial(_euler_step, change=change))
-            for time, change in zip(scheduler.timesteps, changes, strict=True)
+            Move(time, partial(_euler_step, change=following - now), partial(_euler_step, change=-now))
+            for time, (now, following) in zip(scheduler.timesteps, pairwise(sigmas), strict=True)
         ]
 
 

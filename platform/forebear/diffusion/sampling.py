@@ -1,6 +1,7 @@
 """Pictures from a model by its process's own sampling with classifier-free guidance, each a function of its seed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def generate(
         captions,
         labels,
         guidance,
-        None if on_step is None else lambda step, _: on_step(step),
+        None if on_step is None else lambda step: on_step(step.made),
     )
     return decoded(model, x)
 
@@ -50,6 +51,25 @@ def generate(
 def starting_noise(model: DiffusionModel, seeds: Sequence[int]) -> Tensor:
     """The noise that pictures start from, float32[B, c, h, w]; each row is keyed by its seed alone."""
     return torch.cat([draw_noise(model.x0_shape, seed, ["generate"], [model.total_timesteps], [0]) for seed in seeds])
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a move has led, and how it came about."""
+
+    move: Move
+    made: int
+    """Moves so far, this one included."""
+    before: Tensor
+    """x before the move, float[B, c, h, w]."""
+    output: Tensor
+    """Of the denoiser there, guided."""
+    x: Tensor
+    """After the move."""
+
+    def clean(self) -> Tensor:
+        """The clean x0 that the denoiser saw, float[B, c, h, w]: what the picture will be, ever more surely."""
+        return self.move.clean(self.before, self.output)
 
 
 @torch.no_grad()
@@ -60,12 +80,9 @@ def denoise_along(
     captions: Sequence[str],
     labels: Sequence[int | None],
     guidance: float,
-    on_move: Callable[[int, Tensor], None] | None = None,
+    on_move: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """Where `moves` lead B noisy x, float[B, c, h, w], with classifier-free guidance.
-
-    `on_move` is called after each move with the number of moves made and x there.
-    """
+    """Where `moves` lead B noisy x, float[B, c, h, w], with classifier-free guidance; `on_move` hears of each."""
     condition = model.condition(captions, labels)
     empty = None if guidance == 1.0 else model.conditioner.unconditional(len(x))
     both = condition if empty is None else Condition.joined([condition, empty])
@@ -75,9 +92,9 @@ def denoise_along(
         if empty is not None:
             told, untold = output.chunk(2)
             output = untold + guidance * (told - untold)
-        x = move.follow(x, output)
+        before, x = x, move.follow(x, output)
         if on_move is not None:
-            on_move(made + 1, x)
+            on_move(Step(move, made + 1, before, output, x))
     return x
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.model import DiffusionModel
 from forebear.randomness import keyed_integers
-from forebear_generators.generator import Generator, Request
+from forebear_generators.generator import Generator, Request, Sight
 from forebear_generators.quantisation.grids import range_grid, value_grid
 from forebear_generators.quantisation.layers import INPUT_LEVELS
 from forebear_generators.quantisation.layout import removed_at_end
@@ -62,9 +62,9 @@ class CalibrationData:
 
     @staticmethod
     def draw(
-        model: DiffusionModel, config: QuantisationConfig, on_step: Callable[[int], None] | None = None
+        model: DiffusionModel, config: QuantisationConfig, on_step: Callable[[Sight], None] | None = None
     ) -> "CalibrationData":
-        """Follow the full-precision model; `on_step` hears the steps made in all batches."""
+        """Follow the full-precision model; `on_step` hears of each step of each batch."""
         request = calibration_request(model, config)
         made = Generator(model).run(request, batch=config.calibration.batch, keep_trajectory=True, on_step=on_step)
         return CalibrationData(request, made.way.times, made.way.latents[:-1].contiguous())
