@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,33 @@ def test_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_unknown_estimator_is_refused_before_anything_is_built(digits_run: Run) -> None:
     with pytest.raises(ConfigError, match="oracle"):
         build_indexes(digits_run, ["oracle"], IndexConfig())
+
+
+def test_query_embedded_in_parts_is_the_query_embedded_at_once(attributor: Attributor, embedded) -> None:
+    first, *others = embedded.checkpoints
+    picture = attributor.training_set.picture(ROW)
+    sample = attributor.training_set.samples[ROW]
+    early = attributor.embed_query(picture, sample.caption, sample.label, checkpoints=[first])
+    late = attributor.embed_query(picture, sample.caption, sample.label, checkpoints=others)
+    whole = early.completed(late)
+    assert whole.record.preliminary == (first,)
+    assert replace(whole.record, preliminary=()) == embedded.record
+    for name in ("tracin", "retrac-ridge", "pixel"):
+        np.testing.assert_array_equal(
+            [one.score for one in attributor.score(whole, name, 24, None).proponents],
+            [one.score for one in attributor.score(embedded, name, 24, None).proponents],
+        )
+
+
+def test_parts_of_a_query_that_do_not_fit_are_refused(attributor: Attributor, embedded) -> None:
+    first, *others = embedded.checkpoints
+    picture = attributor.training_set.picture(ROW)
+    early = attributor.embed_query(picture, label=1, checkpoints=[first])
+    with pytest.raises(ConfigError, match="embed it at the others too"):
+        attributor.score(early, "retrac")
+    with pytest.raises(ConfigError, match="each checkpoint once"):
+        early.completed(early)
+    with pytest.raises(ConfigError, match="in different ways"):
+        early.completed(attributor.embed_query(picture, label=2, checkpoints=others))
+    with pytest.raises(ConfigError, match="no checkpoint step-9; it has step-"):
+        attributor.embed_query(picture, label=1, checkpoints=["step-9"])

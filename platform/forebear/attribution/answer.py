@@ -161,6 +161,8 @@ class QueryRecord:
     """None: the whole picture."""
     band: tuple[int, int] | None = None
     """First and last timestep that were allowed; None: no restriction."""
+    preliminary: tuple[str, ...] = ()
+    """Checkpoints that measured an earlier sight of the picture, before it was final (`EmbeddedQuery.completed`)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A run, opened for questions: which training images does this picture descend from?"""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -182,10 +182,12 @@ class Attributor:
         features: NDArray[np.float32] | None = None,
         estimators: Sequence[str] | None = None,
         by_timestep: bool = True,
+        checkpoints: Collection[str] | None = None,
     ) -> EmbeddedQuery:
         """Embed a picture at every checkpoint, once for the named estimators; None: for all that the store serves.
 
-        `by_timestep` keeps what intervals need. Raises DataError when it is not a picture, ModelError when the model
+        `by_timestep` keeps what intervals need. `checkpoints` names those to embed at, where the others' part is made
+        apart (`EmbeddedQuery.completed`). Raises DataError when it is not a picture, ModelError when the model
         needs a label, ConfigError for timesteps that the model does not have, a band without any, or a mask that does
         not fit, StoreError when the weights are not those of the store.
         """
@@ -201,6 +203,7 @@ class Attributor:
             mask=None if part is None else part.mask,
             features=features,
             by_timestep=by_timestep,
+            checkpoints=checkpoints,
         )
         record = replace(embedded.record, region=None if part is None else part.record, band=band)
         return replace(embedded, record=record)
@@ -229,7 +232,7 @@ class Attributor:
         started = time.perf_counter()
         live = self._live()
         method = self._check(estimator, top_k, live)
-        self._check_timesteps(method, embedded)
+        self._check_embedded(method, embedded)
         scores = self._scores(method, [embedded], live)[0]  # [N]
         totals: Mapping[str, tuple[GroupTotal, ...]]
         totals = {name: column.totals(scores) for name, column in live.groups.items()}
@@ -336,7 +339,12 @@ class Attributor:
         live.sides.curvatures(method)
         return method
 
-    def _check_timesteps(self, method: Estimator, embedded: EmbeddedQuery) -> None:
+    def _check_embedded(self, method: Estimator, embedded: EmbeddedQuery) -> None:
+        if embedded.embeddings and embedded.checkpoints != self.store.plan.checkpoint_names:
+            raise ConfigError(
+                f"the query was embedded at {', '.join(embedded.checkpoints)} alone, and the store has "
+                f"{', '.join(self.store.plan.checkpoint_names)}; embed it at the others too"
+            )
         unmatched = set(embedded.record.timesteps) - set(self.store.plan.timesteps)
         if method.equal_timesteps and unmatched:
             raise ConfigError(

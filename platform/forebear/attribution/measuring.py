@@ -1,7 +1,7 @@
 """Embeds queries as the store's samples were embedded: same weights, same projection, same noise."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -114,8 +114,9 @@ class QueryEmbedder:
         mask: NDArray[np.floating] | None = None,
         features: NDArray[np.float32] | None = None,
         by_timestep: bool = False,
+        checkpoints: Collection[str] | None = None,
     ) -> EmbeddedQuery:
-        """Embed one picture at every checkpoint.
+        """Embed one picture at every checkpoint, or at the named `checkpoints` alone.
 
         Only what the named `estimators` need is measured; None: every measurement that the store holds. `mask`
         float[h, w] in [0, 1] weights the elements of what is measured, so that the answer is about a region; it covers
@@ -123,8 +124,8 @@ class QueryEmbedder:
         `by_timestep` keeps each timestep's embeddings too: no more time, T times the memory.
 
         Raises DataError when it is not a picture, ModelError when the model needs a label and has none, ConfigError for
-        an unknown estimator, a measurement that the store lacks, timesteps that the model does not have or a mask that
-        is not one, and StoreError when the weights are not those of the store.
+        an unknown estimator or checkpoint, a measurement that the store lacks, timesteps that the model does not have
+        or a mask that is not one, and StoreError when the weights are not those of the store.
         """
         started = time.perf_counter()
         model, _ = self._checkpoint(self._plan.checkpoints[0])
@@ -137,7 +138,7 @@ class QueryEmbedder:
         measurements = self._measurements(estimators)
         grid = None if mask is None else mask_on_grid(mask, model.x0_shape[1:])
         embeddings: dict[str, Embeddings] = {}
-        for planned in self._plan.checkpoints if measurements else ():
+        for planned in self._chosen(checkpoints) if measurements else ():
             model, embedder = self._checkpoint(planned)
             with torch.no_grad():
                 x0 = model.codec.encode(pixels)  # [1, c, h, w]
@@ -150,6 +151,14 @@ class QueryEmbedder:
         record = QueryRecord(caption, label, timesteps, draws, seed, losses_of(embeddings))
         seconds = time.perf_counter() - started
         return EmbeddedQuery(tuple(embeddings.values()), record, seconds, pixels[0].numpy(), features, steps)
+
+    def _chosen(self, names: Collection[str] | None) -> list[PlannedCheckpoint]:
+        unknown = set(names or ()) - set(self._plan.checkpoint_names)
+        if unknown:
+            raise ConfigError(
+                f"the store has no checkpoint {min(unknown)}; it has {', '.join(self._plan.checkpoint_names)}"
+            )
+        return [planned for planned in self._plan.checkpoints if names is None or planned.name in names]
 
     def _timesteps(self, query: QueryConfig, total: int) -> tuple[tuple[int, ...], NDArray[np.float64] | None]:
         if query.sampling == "importance":

@@ -1,7 +1,7 @@
 """A query: a picture, and how it is measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,6 +100,31 @@ class EmbeddedQuery:
     """float32[d]: the user's own vector of the picture, for `embedding`."""
     steps: tuple[Embeddings, ...] = ()
     """By checkpoint, T rows that were measured at one timestep each, when they were asked for; else empty."""
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Those at which it was embedded."""
+        return tuple(self.record.losses)
+
+    def completed(self, later: "EmbeddedQuery") -> "EmbeddedQuery":
+        """This query, embedded at the first checkpoints while its picture was still being made, with the others' part.
+
+        `later` is the final picture's, embedded at the checkpoints that follow; the record names those of this one.
+        Raises ConfigError when the two were measured in other ways or at a checkpoint in common.
+        """
+        mine, theirs = (replace(one.record, losses={}, preliminary=()) for one in (self, later))
+        if mine != theirs or bool(self.steps) != bool(later.steps):
+            raise ConfigError("the two parts of a query were measured in different ways; embed both alike")
+        if twice := set(self.checkpoints) & set(later.checkpoints):
+            raise ConfigError(f"both parts of the query were embedded at {min(twice)}; embed each checkpoint once")
+        losses = {**self.record.losses, **later.record.losses}
+        return replace(
+            later,
+            embeddings=self.embeddings + later.embeddings,
+            steps=self.steps + later.steps,
+            seconds=self.seconds + later.seconds,
+            record=replace(later.record, losses=losses, preliminary=self.checkpoints),
+        )
 
 
 def picture_of(image: Picture) -> Image.Image:
