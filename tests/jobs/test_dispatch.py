@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from forebear.errors import DataError, JobError
-from forebear.jobs.dispatch import Pool, SetAside, TimeLimit, Watch, dispatch, run_on_ray
+from forebear.jobs.dispatch import Pool, SetAside, TimeLimit, Watch, dispatch, ray_actors, run_on_ray
 from forebear.jobs.scheduler import Counts, Limits
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -36,7 +36,7 @@ def touching_worker(folder: Path, deadly: dict[str, int] | None = None, *, opens
             if task == "endless":
                 time.sleep(3600)
             attempts = len(list(folder.glob(f"{task}.attempt-*")))
-            (folder / f"{task}.attempt-{attempts}").touch()
+            (folder / f"{task}.attempt-{attempts}").write_text(str(os.getpid()))
             if attempts < (deadly or {}).get(task, 0):
                 os._exit(1)
             (folder / task).touch()
@@ -75,6 +75,33 @@ def test_task_that_always_kills_is_set_aside(tmp_path: Path) -> None:
     assert "died" in failed[0].reason
     assert sorted(done) == tasks[1:]
     assert len(list(tmp_path.glob("task-0.attempt-*"))) == 3
+
+
+def loading(folder: Path, *, fails: bool) -> None:
+    import os
+
+    (folder / f"loaded-{os.getpid()}").touch()
+    if fails:
+        raise ValueError("a library is broken")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_actors_that_began_before_the_work_do_it(fails: bool, tmp_path: Path) -> None:
+    import sys
+
+    import ray.cloudpickle
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    tasks, notes = [f"task-{number}" for number in range(4)], Notes()
+    with ray_actors(Pool(2), partial(loading, tmp_path, fails=fails)) as actors:
+        work = by_value(tmp_path, deadly={"task-0": 1})  # one of them dies, and its replacement did not load
+        assert run_on_ray(work, tasks, actors.pool, notes, actors=actors) == []
+    assert sorted(notes.results) == tasks
+    loaded = {path.name.removeprefix("loaded-") for path in tmp_path.glob("loaded-*")}
+    worked = {path.read_text() for path in tmp_path.glob("task-*.attempt-*")}
+    assert len(loaded) == 2
+    assert worked & loaded
+    assert len(worked - loaded) <= 1
 
 
 class Notes(Watch[str]):

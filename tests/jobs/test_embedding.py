@@ -23,7 +23,9 @@ from forebear.errors import DataError, JobError, ModelError, StoreError
 from forebear.gradients import ProjectionConfig
 from forebear.gradients.embedding import Draws, Embedder
 from forebear.jobs import embed
+from forebear.jobs.embedding import _begun
 from forebear.jobs.planning import plan_embedding
+from forebear.jobs.pool import Pool
 from forebear.jobs.shards import ShardEmbedder
 from forebear.run import Run
 from forebear.store import Store, prepare_store
@@ -111,6 +113,20 @@ def test_two_actors_give_the_same_bytes(
     embed(run, replace(small, workers=2))
     assert store_files(run) == store_files(embedded)
     assert run.section("embedding") == embedded.section("embedding")
+
+
+def test_bad_model_is_refused_before_its_workers_begin(ray_session: None, class_run: Run, small, copy_run) -> None:
+    run = copy_run(class_run)
+    weights = next(run.model_folder.glob("unet/*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        embed(run, replace(small, workers=2))
+    assert not run.store_folder.exists()
+
+
+def test_finished_store_begins_no_workers(embedded: Run) -> None:
+    with _begun(embedded, Pool(1), restart=False) as actors:
+        assert actors is None
 
 
 @pytest.mark.parametrize("trained", ["class_run", "text_run"])

@@ -57,6 +57,12 @@ def _pickle_message(path: Path) -> str:
     )
 
 
+def import_libraries() -> None:
+    """Import what every model needs, which takes seconds; opening a model does so by itself, later."""
+    import transformers.utils  # noqa: F401
+    from diffusers import SchedulerMixin, UNet2DModel  # noqa: F401 - with them, all that denoisers share
+
+
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Keep diffusers and transformers from drawing bars of their own; what was set before is put back."""

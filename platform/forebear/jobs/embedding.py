@@ -1,6 +1,7 @@
 """`forebear embed`: gradient embeddings of a training set at every checkpoint of a run."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,9 +10,10 @@ from pathlib import Path
 import torch
 
 from forebear.config import to_yaml
+from forebear.diffusion.loading import import_libraries
 from forebear.errors import DataError, ForebearError, JobError
 from forebear.files import write_text
-from forebear.jobs.dispatch import Pool, run_on_ray
+from forebear.jobs.dispatch import Actors, Pool, ray_actors, run_on_ray
 from forebear.jobs.driving import UnworkableError, Watch, run_here
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.jobs.events import EventLog, RayMetrics, events_path
@@ -24,6 +26,7 @@ from forebear.jobs.shards import ShardEmbedder
 from forebear.progress import Progress, progress
 from forebear.run import Run
 from forebear.store import Store, StorePlan, prepare_store, read_manifest, shard_done, write_manifest, write_samples
+from forebear.store.manifest import manifest_path
 from forebear.store.segments import listed_segments
 from forebear.store.shard import NotFiniteError
 
@@ -62,7 +65,7 @@ def embed(
     folder = run.store_folder
     limit = TimeLimit(shard_seconds)
     pool = Pool(config.workers, 1.0, gpus_per_worker, memory_per_worker, limit) if config.workers else None
-    with one_thread():
+    with one_thread(), _begun(run, pool, restart=restart) as actors:
         shards = ShardEmbedder(run, config, _device(gpus_per_worker) if pool is None else "cpu")
         first, added = divided(run, shards.source, grow=grow, restart=restart, tell=tell)
         shards.use(first)
@@ -73,26 +76,53 @@ def embed(
             run.quarantine_file.unlink(missing_ok=True)
         _record(run, config)
         write_samples(folder, first)
-        _complete(shards, plan, folder, pool, retry_quarantined=retry_quarantined)
+        _complete(shards, plan, folder, pool, actors, retry_quarantined=retry_quarantined)
         for listed in listed_segments(folder):
             part = folder / listed.name
             continued = read_manifest(part).plan
             shards.use_segment(continued, part)
             prepare_store(part, continued, weights)
-            _complete(shards, continued, part, pool, retry_quarantined=retry_quarantined)
+            _complete(shards, continued, part, pool, actors, retry_quarantined=retry_quarantined)
         if added is not None:
             with growing(folder, added, weights) as (continued, part):
                 shards.use(added)
-                _complete(shards, continued, part, pool, retry_quarantined=retry_quarantined)
+                _complete(shards, continued, part, pool, actors, retry_quarantined=retry_quarantined)
     return Store.open(folder)
 
 
+@contextmanager
+def _begun(run: Run, pool: Pool | None, *, restart: bool) -> Iterator[Actors | None]:
+    """Ray and its actors, which import their libraries while this process does too; None where all may be done."""
+    if pool is None or not run.model_folder.is_dir() or (not restart and _closed(run.store_folder)):
+        yield None
+        return
+    with ThreadPoolExecutor(1) as beside:
+        # Ray itself starts in this thread: it ties its processes to the thread that starts them.
+        importing = beside.submit(import_libraries)
+        with ray_actors(pool, import_libraries) as actors:
+            importing.exception()  # waits: two threads that import the same packages can wait for each other
+            yield actors
+
+
+def _closed(folder: Path) -> bool:
+    """Whether every shard of the store was done once."""
+    return manifest_path(folder).is_file() and bool(read_manifest(folder).shards)
+
+
 def _complete(
-    shards: ShardEmbedder, plan: StorePlan, folder: Path, pool: Pool | None, *, retry_quarantined: bool
+    shards: ShardEmbedder,
+    plan: StorePlan,
+    folder: Path,
+    pool: Pool | None,
+    actors: Actors | None,
+    *,
+    retry_quarantined: bool,
 ) -> None:
     """Embed what is missing of a store or segment, and close it; raises JobError for quarantined shards."""
     quarantine = Quarantine(shards.run.quarantine_file, plan)
-    given_up = _embed_missing(shards, plan, quarantine, pool, folder, retry_quarantined=retry_quarantined)
+    given_up = _embed_missing(
+        shards, plan, quarantine, pool, folder, actors=actors, retry_quarantined=retry_quarantined
+    )
     if len(quarantine):
         raise JobError(describe_quarantined(quarantine.shards, given_up=given_up))
     write_manifest(folder)
@@ -105,6 +135,7 @@ def _embed_missing(
     pool: Pool | None,
     folder: Path | None = None,
     *,
+    actors: Actors | None = None,
     retry_quarantined: bool,
 ) -> bool:
     """Whether so many shards failed that others were not begun."""
@@ -126,7 +157,7 @@ def _embed_missing(
         else:
             place, there = Run(run.folder.resolve()), folder.resolve()
             make_worker = partial(EmbedWorker, place, shards.config, plan, gpus=pool.gpus, folder=there)
-            run_on_ray(make_worker, tasks(), pool, watch)
+            run_on_ray(make_worker, tasks(), pool, watch, actors=actors)
     return watch.left_out(quarantine) > 0
 
 

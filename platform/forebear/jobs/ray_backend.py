@@ -21,20 +21,45 @@ PATIENCE = 300.0
 Task = TypeVar("Task", bound=Hashable)
 
 
-class RayBackend(Generic[Task]):
-    """Actors by the scheduler's numbers, replaced by it alone: after one of Ray's own restarts it could not be told
-    whose task had been lost.
+class Actors:
+    """A pool's actors, before they are workers. `growing`: machines may join the Ray that they live on."""
 
-    `growing`: machines may join, so a worker that fits nowhere yet is waited for.
-    """
-
-    def __init__(self, make_worker: Callable[[], Worker[Task]], pool: Pool, *, growing: bool) -> None:
+    def __init__(self, pool: Pool, *, growing: bool) -> None:
         import ray
 
-        self._ray, self._pool, self._growing = ray, pool, growing
-        # Sent once, not with every actor; without restarts a death is final.
+        self.pool, self.growing = pool, growing
+        # Without restarts a death is final.
+        self._class = ray.remote(max_restarts=0, **pool.options)(_actor_class())
+        self._ready: list[Any] = []
+
+    def prepare(self, load: Callable[[], object]) -> None:
+        """Begin the pool's actors now; each calls `load`. What that raises, the work will raise again."""
+        self._ready = [self._class.remote() for _ in range(self.pool.workers)]
+        for actor in self._ready:
+            actor.prepare.remote(load)
+
+    def take(self) -> Any:
+        return self._ready.pop(0) if self._ready else self._class.remote()
+
+    def close(self) -> None:
+        """End those that were not taken."""
+        import ray
+
+        while self._ready:
+            ray.kill(self._ready.pop())
+
+
+class RayBackend(Generic[Task]):
+    """Actors by the scheduler's numbers, replaced by it alone: after one of Ray's own restarts it could not be told
+    whose task had been lost. A worker that fits nowhere yet is waited for where machines may join.
+    """
+
+    def __init__(self, make_worker: Callable[[], Worker[Task]], actors: Actors) -> None:
+        import ray
+
+        self._ray, self._pool, self._growing, self._source = ray, actors.pool, actors.growing, actors
+        # Sent once, not with every actor.
         self._make = ray.put((make_worker, str(Path.cwd())))
-        self._actor_class = ray.remote(max_restarts=0, **pool.options)(_actor_class())
         self._actors: dict[int, Any] = {}
         self._machines: dict[int, str] = {}
         """By worker: the machine that it opened on."""
@@ -44,8 +69,8 @@ class RayBackend(Generic[Task]):
         self.waiting = ""
 
     def hire(self, worker: int) -> None:
-        actor = self._actors[worker] = self._actor_class.remote(self._make)
-        self._calls[actor.open.remote()] = (worker, True)
+        actor = self._actors[worker] = self._source.take()
+        self._calls[actor.open.remote(self._make)] = (worker, True)
 
     def start(self, worker: int, task: Task) -> None:
         self._calls[self._actors[worker].work.remote(task)] = (worker, False)
@@ -132,22 +157,23 @@ def _actor_class() -> type[Any]:
     """The body of a Ray actor. A local class, which Ray sends by value: actors import only what their workers need."""
 
     class Actor:
-        def __init__(self, make: tuple[Any, str]) -> None:
-            self.make_worker, self.folder = make
+        def prepare(self, load: Callable[[], object]) -> None:
+            load()
 
-        def open(self) -> str:
+        def open(self, make: tuple[Callable[[], Any], str]) -> str:
             """Returns the machine."""
             import ray
 
-            if not Path(self.folder).is_dir():
+            make_worker, folder = make
+            if not Path(folder).is_dir():
                 from forebear.errors import JobError as SentError
 
                 raise SentError(
-                    f"a machine of the cluster has no folder {self.folder}; start the job from a folder that every "
+                    f"a machine of the cluster has no folder {folder}; start the job from a folder that every "
                     "machine shares"
                 )
-            os.chdir(self.folder)  # relative paths in a run's settings are those of the command
-            self.worker = self.make_worker()
+            os.chdir(folder)  # relative paths in a run's settings are those of the command
+            self.worker = make_worker()
             self.worker.open()
             return str(ray.get_runtime_context().get_node_id())
 
