@@ -146,7 +146,7 @@ install_project() {
     say "installing Forebear and what it needs (a minute or two the first time)"
     # The build tools go into the environment, so that they are pinned too (pip's isolated builds take the newest).
     pip_install -c "$pins" hatchling editables || die "hatchling could not be installed: pip's message is above. $network_hint"
-    pip_install -c "$pins" --no-build-isolation -e "${root}[$extra,demo,dashboard,dev]" ||
+    pip_install -c "$pins" --no-build-isolation -e "${root}[$extra,demo,dashboard,serve,postgres,dev]" ||
         die "Forebear could not be installed: pip's message is above. $network_hint"
 }
 

@@ -39,7 +39,8 @@ def plain(config: Any) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file; raise ConfigError when it is missing or not a mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # libyaml, where it is there, reads a long deny list ten times as fast.
+        values = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"{path} does not exist; give the path of a YAML configuration file") from None
     except OSError as refused:

@@ -10,6 +10,9 @@ from forebear.errors import ConfigError
 from forebear.files import write_text
 from forebear.version import __version__
 
+LONGEST_SHOWN = 200
+"""Characters of a setting in an error; a deny list can have thousands."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -93,4 +96,9 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
             for key in sorted(set(old) | set(new))
             for change in differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
         ]
-    return [] if old == new else [f"{name}: {old} -> {new}"]
+    return [] if old == new else [f"{name}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

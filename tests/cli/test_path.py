@@ -73,7 +73,7 @@ def test_data_counts_and_lists(forebear) -> None:
     assert "digit three" in result.output
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "generate", "quantize"])
+@pytest.mark.parametrize("verb", [*VERBS, "generate", "quantize", "reviews", "token"])
 def test_every_verb_has_help(verb: str, forebear) -> None:
     result = forebear(verb, "--help")
     assert result.exit_code == 0

@@ -112,7 +112,8 @@ def project(tmp_path: Path) -> Path:
     (root / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
         '[project]\nname = "forebear"\nversion = "0"\n'
-        "[project.optional-dependencies]\ncpu = []\ngpu = []\ndemo = []\ndashboard = []\ndev = []\n"
+        "[project.optional-dependencies]\ncpu = []\ngpu = []\ndemo = []\ndashboard = []\n"
+        "serve = []\npostgres = []\ndev = []\n"
         '[tool.hatch.build.targets.wheel]\npackages = ["platform/forebear"]\n',
         encoding="utf-8",
     )

@@ -8,6 +8,7 @@ import click
 
 from forebear.cli.doctor import Bytes
 from forebear.cli.options import run_option
+from forebear.cli.sample_ids import deny_option, take_out
 from forebear.config import parse, read_yaml
 from forebear.data import Columns, DataConfig
 from forebear.run import Run
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 )
 @click.option("--retry-quarantined", is_flag=True, help="Try the shards again that were given up before.")
 @click.option("--grow", is_flag=True, help="Embed images that came since, and take those that went out of all answers.")
+@deny_option
 @click.option("--restart", is_flag=True, help="Throw away the store that is there and begin anew.")
 def embed(
     run: Run,
@@ -71,6 +73,7 @@ def embed(
     label_column: str | None,
     group_columns: tuple[str, ...],
     config: Path | None,
+    deny: Path | None,
     restart: bool,
     retry_quarantined: bool,
     grow: bool,
@@ -93,6 +96,9 @@ def embed(
     if model is not None and source is not None:
         columns = Columns(caption_column, label_column, group_columns)
         start_run(run.folder, model, DataConfig(source, columns=columns))
+    if deny is not None:
+        run.settings()  # an error before anything is written, where there is no run
+        take_out(run, deny)
     settings = parse(EmbedConfig, read_yaml(config) if config else {}, str(config))
     projection = {name: value for name in ("dim", "mode") if (value := chosen.pop(name)) is not None}
     settings = replace(settings, **{name: value for name, value in chosen.items() if value is not None})

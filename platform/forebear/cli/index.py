@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from forebear.cli.options import allow_low_recall_option, run_option
+from forebear.cli.sample_ids import deny_option, take_out
 from forebear.run import Run
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compute ahead what answers are compared with: scores of other queries, nearest neighbours.",
 )
+@deny_option
 def index(
     run: Run,
     estimators: tuple[str, ...],
@@ -71,6 +73,7 @@ def index(
     allow_low_recall: bool,
     features: Path | None,
     calibration: bool,
+    deny: Path | None,
 ) -> None:
     """Build what estimators search, from the run's store.
 
@@ -82,7 +85,11 @@ def index(
     from forebear.attribution.opening import open_whole
     from forebear.config import parse
     from forebear.index import IndexConfig, check_recall
+    from forebear.store import Store
 
+    if deny is not None:
+        Store.open(run.store_folder)  # an error before anything is written, where there is no store
+        take_out(run, deny)
     if features is not None:
         store, whole = open_whole(run)
         import_features(run, whole, features, store.left_out)

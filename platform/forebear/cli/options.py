@@ -13,15 +13,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 RUN_HELP = "Run folder: model, checkpoints, store and indexes."
 
 
-def run_option(default: str | None = None) -> Callable[[Command], Command]:
-    """`--run FOLDER`, which the verb receives as a Run; required unless there is a default."""
+def run_option(default: str | None = None, *, required: bool = True) -> Callable[[Command], Command]:
+    """`--run FOLDER`, which the verb receives as a Run, or as None where it is not required and not given."""
     return click.option(
         "--run",
         envvar="FOREBEAR_RUN",
         show_envvar=True,
         type=click.Path(path_type=Path),
-        callback=lambda _context, _parameter, folder: Run(folder),
-        required=default is None,
+        callback=lambda _context, _parameter, folder: None if folder is None else Run(folder),
+        required=required and default is None,
         default=default,
         show_default=True,
         help=RUN_HELP,

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from forebear.cli.options import run_option
+from forebear.cli.sample_ids import ids_file_option, read_ids
 from forebear.errors import DataError, StoreError
 from forebear.progress import progress
 from forebear.run import Run
@@ -124,9 +125,7 @@ def compact(run: Run, yes: bool) -> None:
 @store.command()
 @run_option()
 @click.option("--id", "ids", multiple=True, help="Sample id; may be repeated.")
-@click.option(
-    "--ids-file", type=click.Path(path_type=Path), help="An id a line, or CSV or Parquet with a column sample_id."
-)
+@ids_file_option
 @click.option("--reason", default="removed", show_default=True, help="Kept with the ids.")
 @click.option("--allow-unknown", is_flag=True, help="List ids too that are not in the store: they never will be.")
 def remove(run: Run, ids: tuple[str, ...], ids_file: Path | None, reason: str, allow_unknown: bool) -> None:
@@ -156,9 +155,7 @@ def remove(run: Run, ids: tuple[str, ...], ids_file: Path | None, reason: str, a
 @store.command()
 @run_option()
 @click.option("--id", "ids", multiple=True, help="Sample id; may be repeated.")
-@click.option(
-    "--ids-file", type=click.Path(path_type=Path), help="An id a line, or CSV or Parquet with a column sample_id."
-)
+@ids_file_option
 def restore(run: Run, ids: tuple[str, ...], ids_file: Path | None) -> None:
     """Let removed samples into answers again."""
     from forebear.store import Store, restore_samples
@@ -203,28 +200,7 @@ def pull(url: str, run: Run) -> None:
 
 def _ids(ids: tuple[str, ...], file: Path | None) -> list[str]:
     """Ids from options and from a file; raises DataError when there are none or the file cannot be read."""
-    found = [*ids, *(_read_ids(file) if file is not None else ())]
+    found = [*ids, *(read_ids(file) if file is not None else ())]
     if not found:
         raise DataError("no sample is named; give --id or --ids-file (`forebear data SOURCE --list` prints ids)")
     return list(dict.fromkeys(found))
-
-
-def _read_ids(file: Path) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
-
-    try:
-        if file.suffix == ".parquet":
-            values = pq.read_table(file, columns=["sample_id"])["sample_id"].to_pylist()
-        elif file.suffix == ".csv":
-            text = pa.csv.ConvertOptions(column_types={"sample_id": pa.string()}, include_columns=["sample_id"])
-            values = pa.csv.read_csv(file, convert_options=text)["sample_id"].to_pylist()
-        else:
-            values = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as broken:
-        raise DataError(
-            f"{file} cannot be read as a list of ids ({str(broken).splitlines()[0]}); give text with one id a line, or "
-            "CSV or Parquet with a column sample_id"
-        ) from None
-    return [text for value in values if (text := str(value or "").strip())]

@@ -35,6 +35,9 @@ class DataConfig:
     """Keep only samples whose group has one of the listed values, for example {skin_tone: [none, dark]}."""
     limit: int | None = None
     """Keep at most this many samples, the first ones by id (a stable, unbiased choice)."""
+    deny: tuple[str, ...] | None = None
+    """Leave out the samples of these ids, such as those that reviewers rejected (`forebear train --deny FILE` reads
+    them from a file). No other sample fills up `limit` in their place; ids that are not there do no harm."""
     max_bytes: int = 64_000_000
     """Larger image files are quarantined."""
 
@@ -49,7 +52,7 @@ class DataConfig:
 def open_training_set(config: DataConfig) -> TrainingSet:
     """Scan the source, or open the catalogue that an earlier scan of the same files left, and return what is usable.
 
-    `where` is applied before `limit`, and neither changes the id or the order of what is kept.
+    `where` is applied before `limit` and `limit` before `deny`; none changes the id or the order of what is kept.
     Raises DataError when the source does not exist, a named column or group is missing, or nothing usable is left.
     """
     source = _source(config)
@@ -58,11 +61,14 @@ def open_training_set(config: DataConfig) -> TrainingSet:
     samples, quarantined = _filtered(catalogue.samples, config.where), catalogue.quarantined
     if config.limit is not None:
         samples = samples.first_by_id(config.limit)
+    if config.deny:
+        denied = pc.is_in(samples.column("id"), pa.array(config.deny, pa.string())).to_numpy()
+        samples = samples.of_rows(np.flatnonzero(~denied))
     if not len(samples):
         example = f", for example {quarantined[0].locator}: {quarantined[0].reason}" if len(quarantined) else ""
         raise DataError(
             f"{config.source} holds no usable image ({len(quarantined)} quarantined{example}); "
-            "check the path, the file types and the `where` filter"
+            "check the path, the file types, the `where` filter and the `deny` list"
         )
     return TrainingSet(source, samples, quarantined)
 
