@@ -122,25 +122,33 @@ class VariancePreserving:
         alphas = self._alphas.to(like.device)[timesteps].float().view(-1, 1, 1, 1)
         return alphas.sqrt(), (1.0 - alphas).sqrt()
 
-    def _ddim_step(self, x: Tensor, output: Tensor, timestep: int, following: int | None) -> Tensor:
-        """From x at `timestep` to x at `following`, or to the clean x0 when that is None."""
-        signal, spread = self._numbers(timestep)
+    def split(self, x: Tensor, output: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        """The clean x0, clipped as the scheduler says, and the noise that an output at `timestep` sees in x there."""
+        signal, spread = self.level(timestep)
         if self.prediction_type == "epsilon":
             x0, noise = (x - spread * output) / signal, output
         elif self.prediction_type == "sample":
             x0, noise = output, (x - signal * output) / spread
         else:
             x0, noise = signal * x - spread * output, signal * output + spread * x
-        if self._limit is not None:
-            x0 = x0.clamp(-self._limit, self._limit)
+        return self.clipped(x0), noise
+
+    def clipped(self, x0: Tensor) -> Tensor:
+        """x0 within the scheduler's range, if it has one."""
+        return x0 if self._limit is None else x0.clamp(-self._limit, self._limit)
+
+    def level(self, timestep: int | None) -> tuple[float, float]:
+        """sqrt(alpha) and sqrt(1 - alpha) of a timestep; 1 and 0 of a clean picture, None."""
+        alpha = 1.0 if timestep is None else float(self._alphas[timestep])
+        return alpha**0.5, (1.0 - alpha) ** 0.5
+
+    def _ddim_step(self, x: Tensor, output: Tensor, timestep: int, following: int | None) -> Tensor:
+        """From x at `timestep` to x at `following`, or to the clean x0 when that is None."""
+        x0, noise = self.split(x, output, timestep)
         if following is None:
             return x0
-        signal, spread = self._numbers(following)
+        signal, spread = self.level(following)
         return signal * x0 + spread * noise
-
-    def _numbers(self, timestep: int) -> tuple[float, float]:
-        alpha = float(self._alphas[timestep])
-        return alpha**0.5, (1.0 - alpha) ** 0.5
 
 
 class RectifiedFlow:

@@ -30,8 +30,18 @@ def ssim(wanted: Tensor, found: Tensor) -> Floats:
     Wang et al. 2004, equation 13, in Gaussian windows of 11 x 11 pixels with sigma 1.5 (of smaller pictures: the
     largest odd side that fits), the mean over windows that lie inside the picture, and over channels.
     """
-    side = min(WINDOW, *wanted.shape[2:])
-    side -= 1 - side % 2
+    return np.asarray(similarity_map(wanted, found).flatten(1).mean(1).numpy())
+
+
+def window_side(height: int, width: int) -> int:
+    """Of the windows of `ssim` for pictures of a size."""
+    side = min(WINDOW, height, width)
+    return side - 1 + side % 2
+
+
+def similarity_map(wanted: Tensor, found: Tensor) -> Tensor:
+    """The structural similarity of every window of `ssim`, float64[B, C, H - side + 1, W - side + 1]."""
+    side = window_side(*wanted.shape[2:])
     places = torch.arange(side, dtype=torch.float64) - side // 2
     line = torch.exp(-places.square() / (2.0 * WINDOW_SIGMA**2))
     line = line / line.sum()
@@ -48,7 +58,7 @@ def ssim(wanted: Tensor, found: Tensor) -> Floats:
     c1, c2 = (K1 * PIXEL_RANGE) ** 2, (K2 * PIXEL_RANGE) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity /= (mean_x.square() + mean_y.square() + c1) * (variance_x + variance_y + c2)
-    return np.asarray(similarity.view(len(x), -1).mean(1).numpy())
+    return similarity.view(*wanted.shape[:2], *similarity.shape[2:])
 
 
 def frechet_distance(first: Floats, second: Floats) -> float:

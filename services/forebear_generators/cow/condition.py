@@ -1,0 +1,110 @@
+"""What the user gives for a picture: an image, the part of it to keep, and words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from forebear.diffusion.model import DiffusionModel
+from forebear.errors import ConfigError, DataError
+from forebear.images import MAX_PIXELS, UnreadableImage, decode, on_white
+
+Picture = Image.Image | Path | str | bytes
+"""A picture, the path of one, or the bytes of its file."""
+Mask = Picture | NDArray[np.floating] | NDArray[np.bool_]
+"""A picture, or weights [h, w] in [0, 1] where 1 is kept."""
+
+
+@dataclass(frozen=True)
+class CowCondition:
+    """One picture's visual condition, prompt, label and seed."""
+
+    image: Picture
+    mask: Mask | None = None
+    """Of the image's size; None keeps the whole image."""
+    prompt: str = ""
+    label: int | None = None
+    seed: int = 0
+
+
+def check_words(model: DiffusionModel, condition: CowCondition) -> None:
+    """Raise ConfigError for words or a label that the model cannot be told, or that it needs."""
+    kind = model.conditioner.kind
+    if condition.prompt and kind != "text":
+        instead = "give a label instead" if kind == "class" else "leave the prompt out"
+        raise ConfigError(f"this model has no text encoder and cannot read {condition.prompt!r}; {instead}")
+    if kind == "class" and condition.label is None:
+        raise ConfigError("this model is conditioned on a class; give each condition a label")
+    if kind != "class" and condition.label is not None:
+        instead = "give a prompt instead" if kind == "text" else "leave the label out"
+        raise ConfigError(f"this model knows no classes, and label {condition.label} was given; {instead}")
+
+
+def read_image(image: Picture, what: str = "image", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture in RGB; raises DataError when it is none, or larger than `max_pixels`."""
+    if isinstance(image, Image.Image):
+        return on_white(image)
+    name = what if isinstance(image, bytes) else str(image)
+    try:
+        return decode(image if isinstance(image, bytes) else Path(image).expanduser().read_bytes(), max_pixels)
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist; give the path of a picture") from None
+    except OSError as refused:
+        raise DataError(f"{name} cannot be read ({refused.strerror}); give the path of a picture") from None
+    except UnreadableImage as reason:
+        raise DataError(f"{name} cannot be used as {what}: {reason}; give a PNG, JPEG or WebP picture") from None
+
+
+def read_mask(
+    mask: Mask | None, size: tuple[int, int], keep: Literal["white", "black"] = "white"
+) -> NDArray[np.float32]:
+    """Weights float32[h, w] in [0, 1] of the kept area of an image of `size` (width, height).
+
+    Raises ConfigError when the mask has another size or keeps nothing, DataError when it is no picture.
+    """
+    width, height = size
+    if mask is None:
+        return np.ones((height, width), np.float32)
+    if isinstance(mask, np.ndarray):
+        weights = _checked(mask)
+    else:
+        levels = np.asarray(read_image(mask, "mask").convert("L"), np.float32) / 255.0
+        weights = levels if keep == "white" else 1.0 - levels
+    if weights.shape != (height, width):
+        raise ConfigError(
+            f"the mask is {weights.shape[1]} x {weights.shape[0]} pixels and the image {width} x {height}; "
+            "give a mask of the image's size"
+        )
+    if not weights.any():
+        raise ConfigError("the mask is empty: nothing would be kept; " + _remedy(mask, keep))
+    return weights
+
+
+def framed(weights: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Weights cropped to the centred square and averaged to float32[size, size], as the image is framed."""
+    if weights.shape == (size, size):
+        return weights
+    fitted = ImageOps.fit(Image.fromarray(weights), (size, size), Image.Resampling.BOX)
+    return np.clip(np.asarray(fitted, np.float32), 0.0, 1.0)
+
+
+def _remedy(mask: Mask, keep: str) -> str:
+    if isinstance(mask, np.ndarray):
+        return "set weights to 1 where the image is to be kept"
+    other = "black" if keep == "white" else "white"
+    return f"make it {keep} where the image is to be kept, or set keep to {other}"
+
+
+def _checked(weights: NDArray[np.generic]) -> NDArray[np.float32]:
+    if weights.ndim != 2 or not weights.size or weights.dtype.kind not in "fb":
+        raise ConfigError(
+            "a mask array must be float[height, width] with weights in [0, 1], got "
+            f"{weights.dtype}{list(weights.shape)}"
+        )
+    values = weights.astype(np.float32)
+    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
+        raise ConfigError("a mask array must hold weights in [0, 1]; divide 8-bit levels by 255")
+    return values
