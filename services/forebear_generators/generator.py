@@ -115,20 +115,17 @@ class Generator:
         With `source`, a quantised generator's full-precision model, its fingerprint is checked. Raises ModelError with
         the remedy when the folder cannot be used, ConfigError for a backend that cannot run it.
         """
-        from forebear_generators.quantisation.backends import choose_backend, half_precision
+        from forebear_generators.quantisation.backends import choose_backend, full_precision
         from forebear_generators.quantisation.files import is_generator, load_quantised
 
         folder = Path(folder)
         if not is_generator(folder):
-            if backend not in ("auto", "float32", "bf16"):
-                raise ConfigError(f"backend {backend!r} is for quantised generators; a model has float32 and bf16")
             model = DiffusionModel.load(folder)
-            if backend == "bf16":
-                return cls(model, "bf16", facts=half_precision(model))
-            return cls(model)
+            variant, facts = full_precision(model, backend)
+            return cls(model, variant, facts=facts)
         model, description = load_quantised(folder, source)
         config = description.config
-        facts = choose_backend(model.denoiser, backend, config.variant) | {"weights": description.report}
+        facts = choose_backend(model, backend, config.variant) | {"weights": description.report}
         return cls(model, config.variant, sampler=config.sampler, steps=config.steps, facts=facts)
 
     def pictures(

@@ -14,7 +14,7 @@ from forebear.errors import ConfigError, ModelError
 from forebear_generators.evaluation.measures import psnr
 from forebear_generators.generator import Generator, Request
 from forebear_generators.quantisation.comparison import compare
-from forebear_generators.quantisation.files import PARTS, TENSORS, load_quantised, read_description
+from forebear_generators.quantisation.files import PARTS, TENSORS, _skeleton, load_quantised, read_description
 from forebear_generators.quantisation.maintenance import Cache, Dropped, KeptFeature, choose, places
 from forebear_generators.quantisation.network import (
     QuantisedDenoiser,
@@ -343,3 +343,34 @@ def test_nothing_of_the_embeddings_is_left_where_all_is_cached(quantised: Path) 
     assert isinstance(denoiser, QuantisedDenoiser)
     assert isinstance(denoiser.inner.time_embedding, Dropped)  # type: ignore[union-attr]
     assert denoiser.bytes_in_memory() > 0
+
+
+@pytest.mark.parametrize("kind", ["class", "transformer"])
+def test_loading_never_holds_full_precision_weights(
+    saved: Save, dit: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what the file keeps floating is ever a float32 tensor; buffers that no file holds are computed."""
+    source = dit if kind == "transformer" else saved("class")
+    config = QuantisationConfig(
+        "w8a32",
+        steps=2,
+        calibration=CalibrationConfig(pictures=2),
+        rounding=RoundingConfig(method="nearest"),
+        weights=WeightsConfig(search="minmax"),
+    )
+    quantise(source, config, tmp_path)
+    made: list[torch.Tensor] = []
+    original = torch.nn.Module.register_parameter
+
+    def note(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        made.extend([] if parameter is None else [parameter])
+        original(module, name, parameter)
+
+    monkeypatch.setattr(torch.nn.Module, "register_parameter", note)
+    denoiser = _skeleton(tmp_path / "parts" / "denoiser")
+    assert len(made) > 20
+    assert all(parameter.is_meta for parameter in made)
+    assert not any(buffer.is_meta for buffer in denoiser.buffers())
+    monkeypatch.undo()
+    loaded = load_quantised(tmp_path)[0].denoiser
+    assert not any(each.is_meta for each in [*loaded.parameters(), *loaded.buffers()])

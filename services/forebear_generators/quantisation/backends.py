@@ -11,10 +11,12 @@ from forebear.errors import ConfigError
 from forebear_generators.quantisation.grids import encode
 from forebear_generators.quantisation.layers import INPUT_LEVELS, QuantisedLayer
 from forebear_generators.quantisation.network import QuantisedDenoiser
+from forebear_generators.quantisation.openvino_backend import compile_full, compile_quantised
 
-BACKENDS = ("auto", "simulated", "onednn-int8", "bf16")
+BACKENDS = ("auto", "simulated", "openvino", "onednn-int8", "bf16")
 SATURATION_FREE = 64
 """Codes up to here, two of them times 255 each, fit in 16 bits: every processor multiplies them exactly."""
+OVERFLOW = "this processor's 8-bit products overflow with their codes; quantise with weights.reduced for it"
 SIGNATURES = {
     "qconv2d_pointwise": (
         "Tensor qx, float x_scale, int x_zero_point, Tensor qw, Tensor w_scale, Tensor w_zero_point, Tensor? bias, "
@@ -54,8 +56,8 @@ def onednn_problem() -> str | None:
 
 @cache
 def saturates() -> bool:
-    """Whether products of full 8-bit codes overflow here (AVX2 without VNNI sums two of them in 16 bits)."""
-    return not _is_exact(127)
+    """Whether products of full 8-bit codes overflow here (AVX2 without VNNI sums two of them in 16 bits), or may do."""
+    return onednn_problem() is not None or not _is_exact(127)
 
 
 def bf16_problem() -> str | None:
@@ -81,31 +83,68 @@ def _is_exact(code: int) -> bool:
     return bool((_multiplied(code) == 64 * 255 * code).all())
 
 
-def choose_backend(denoiser: nn.Module, asked: str, variant: str) -> dict[str, Any]:
-    """Give the layers of a quantised denoiser their kernels; returns what runs, for reports.
+def choose_backend(model: DiffusionModel, asked: str, variant: str) -> dict[str, Any]:
+    """Give a quantised model's denoiser its kernels; returns what runs, for reports.
 
-    `auto` takes oneDNN's integer operators for 8-bit activations, bfloat16 for 16-bit ones where the processor has it,
-    and the simulation else. Raises ConfigError for a backend that is unknown, or is asked for and cannot run.
+    `auto` takes, for 8-bit activations, OpenVINO where it is installed, then oneDNN's integer operators; for 16-bit
+    ones bfloat16 where the processor has it; and the simulation else. Raises ConfigError for a backend that is unknown,
+    or is asked for and cannot run.
     """
     if asked not in BACKENDS:
         raise ConfigError(f"backend {asked!r} is unknown; give one of {', '.join(BACKENDS)}")
+    denoiser = model.denoiser
     if not isinstance(denoiser, QuantisedDenoiser):
         raise ConfigError(f"{type(denoiser).__name__} is not quantised, so it has no backends to choose from")
     integers = variant.endswith("a8")
     if asked == "onednn-int8" and not integers:
         raise ConfigError(f"{variant} has no integer activations for onednn-int8; use backend auto")
-    facts: dict[str, Any] = {"backend": "simulated", "reason": ""}
-    if asked == "bf16" or (asked == "auto" and variant.endswith("a16")):
+    if asked == "openvino":
+        facts = _openvino(model, variant)
+    elif asked == "bf16" or (asked == "auto" and variant.endswith("a16")):
         facts = _bf16(denoiser, asked)
     elif integers and asked != "simulated":
-        problem = onednn_problem()
-        if problem is not None and asked == "onednn-int8":
-            raise ConfigError(f"backend onednn-int8 cannot run: {problem}; use backend auto")
-        facts = {"backend": "simulated", "reason": problem} if problem is not None else _onednn(denoiser)
+        facts = _integers(model, denoiser, asked, variant)
+    else:
+        facts = {"backend": "simulated", "reason": ""}
     facts["bytes_in_memory"] = denoiser.bytes_in_memory()
     if variant.startswith("w4"):
         facts["storage_only"] = "4-bit weights are unpacked to 8 bits at load: they save disk, not memory or time"
     return facts
+
+
+def _integers(model: DiffusionModel, denoiser: QuantisedDenoiser, asked: str, variant: str) -> dict[str, Any]:
+    """The first backend for 8-bit activations that runs here."""
+    refused = []
+    if asked == "auto":
+        try:
+            return _openvino(model, variant)
+        except ConfigError as missing:
+            refused.append(str(missing))
+    problem = onednn_problem()
+    if problem is None:
+        facts = _onednn(denoiser)
+        return facts | {"reason": "; ".join(filter(None, [*refused, facts["reason"]]))}
+    if asked == "onednn-int8":
+        raise ConfigError(f"backend onednn-int8 cannot run: {problem}; use backend auto")
+    return {"backend": "simulated", "reason": "; ".join([*refused, problem])}
+
+
+def _openvino(model: DiffusionModel, variant: str) -> dict[str, Any]:
+    """The whole step by OpenVINO; layers whose products would overflow here multiply floating numbers."""
+    half = variant.endswith("a16") and bf16_problem() is None
+    layers = len(_with_integer_inputs(model.denoiser))
+    taken = compile_quantised(model, multiplies_exactly, "bf16" if half else "f32")
+    reason = f"{layers - taken} of {layers} layers multiply floating numbers: {OVERFLOW}" if taken < layers else ""
+    return {"backend": "openvino", "integer_layers": taken, "reason": reason}
+
+
+def multiplies_exactly(layer: QuantisedLayer) -> bool:
+    """Whether this processor's products of a layer's codes are exact."""
+    return not saturates() or int(layer.codes.abs().amax()) <= SATURATION_FREE
+
+
+def _with_integer_inputs(denoiser: Any) -> list[QuantisedLayer]:
+    return [layer for layer in denoiser.quantised_layers().values() if layer.input_scale is not None]
 
 
 class HalfPrecision(nn.Module):
@@ -133,6 +172,20 @@ def half_precision(model: DiffusionModel) -> dict[str, Any]:
     return {"backend": "bf16", "reason": "" if problem is None else f"{problem}: slower than float32"}
 
 
+def full_precision(model: DiffusionModel, asked: str) -> tuple[str, dict[str, Any] | None]:
+    """Give a full-precision model another backend, in place; returns its variant, and what runs if it is another.
+
+    Raises ConfigError for backends that full precision does not have.
+    """
+    if asked == "bf16":
+        return "bf16", half_precision(model)
+    if asked == "openvino":
+        return "fp32", compile_full(model)
+    if asked not in ("auto", "float32"):
+        raise ConfigError(f"backend {asked!r} is for quantised generators; a model has float32, bf16 and openvino")
+    return "fp32", None
+
+
 def _bf16(denoiser: QuantisedDenoiser, asked: str) -> dict[str, Any]:
     problem = bf16_problem()
     if problem is not None and asked == "auto":
@@ -143,20 +196,13 @@ def _bf16(denoiser: QuantisedDenoiser, asked: str) -> dict[str, Any]:
 
 def _onednn(denoiser: QuantisedDenoiser) -> dict[str, Any]:
     """Integer kernels for every layer that this processor computes exactly; the others keep the simulation."""
-    layers = [layer for layer in denoiser.quantised_layers().values() if layer.input_scale is not None]
-    taken = 0
-    for layer in layers:
-        if saturates() and int(layer.codes.abs().amax()) > SATURATION_FREE:
-            continue
+    layers = _with_integer_inputs(denoiser)
+    exact = [layer for layer in layers if multiplies_exactly(layer)]
+    for layer in exact:
         layer.kernel = _Packed(layer)
-        taken += 1
-    reason = ""
-    if taken < len(layers):
-        reason = (
-            f"{len(layers) - taken} of {len(layers)} layers are simulated: this processor's 8-bit products overflow "
-            "with their codes; quantise with weights.reduced for it"
-        )
-    return {"backend": "onednn-int8" if taken else "simulated", "integer_layers": taken, "reason": reason}
+    reason = f"{len(layers) - len(exact)} of {len(layers)} layers are simulated: {OVERFLOW}"
+    backend = "onednn-int8" if exact else "simulated"
+    return {"backend": backend, "integer_layers": len(exact), "reason": "" if len(exact) == len(layers) else reason}
 
 
 class _Packed:

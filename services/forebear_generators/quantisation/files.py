@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from forebear.config import parse, plain
 from forebear.diffusion.loading import (
@@ -156,7 +157,7 @@ def refuse_other_model(description: Description, model: DiffusionModel, folder: 
 
 
 def _skeleton(folder: Path) -> Any:
-    """A denoiser of the configuration, its weights not yet set."""
+    """A denoiser of the configuration, its weights not yet there."""
     import diffusers
 
     config = read_config(folder, "the denoiser of a quantised generator")
@@ -164,5 +165,17 @@ def _skeleton(folder: Path) -> Any:
     if name not in DENOISERS:
         raise ModelError(f"{folder} holds a {name}; supported denoisers are {', '.join(DENOISERS)}")
     make: Callable[..., Any] = getattr(diffusers, name).from_config
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _WithoutMemory():
         return make(config).eval()
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Weights made inside take no memory; buffers that are computed, which no file holds, are there."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func is torch.empty:  # what torch's layers make their weights by
+            named = named | {"device": "meta"}
+        return func(*args, **named)

@@ -159,6 +159,7 @@ class SplitLayer(nn.Module):
                 layer.padding,  # type: ignore[arg-type]
                 layer.dilation,  # type: ignore[arg-type]
                 bias=bias,
+                device=layer.weight.device,
             )
             half.weight = nn.Parameter(layer.weight.detach()[:, begin:end].clone())
             if bias and layer.bias is not None:

@@ -82,7 +82,7 @@ class Dropped(nn.Module):
     """Stands in for a time or class embedding that nothing reads any more: one column of zeros."""
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
-        return torch.zeros(len(x), 1)
+        return torch.zeros(x.shape[0], 1)  # not len(x), which a trace takes for a constant
 
 
 def choose(

@@ -1,5 +1,6 @@
 """A denoiser with integer weights, put together from its description and its tensors."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,17 @@ class Structure:
     """Embeddings that nothing reads any more."""
 
 
+Step = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+"""A prediction from a sample, the number of the sampler's step, int64[1], and conditions by name."""
+
+
+@dataclass
+class Prediction:
+    """A denoiser's output, with the name that diffusers gives it."""
+
+    sample: Tensor
+
+
 class QuantisedDenoiser(nn.Module):
     """Tells the layers inside which step of the sampler it is, then calls the denoiser; batches have one timestep."""
 
@@ -41,6 +53,10 @@ class QuantisedDenoiser(nn.Module):
         self.inner, self.clock = inner, clock
         self.in_bf16 = False
         """Whether convolutions and linear layers compute in bfloat16."""
+        self.compiled: Step | None = None
+        """The whole step in another engine, which takes the place of `inner`'s layers."""
+        self.compiled_bytes = 0
+        """Of the weights in it."""
 
     @property
     def config(self) -> Any:
@@ -48,6 +64,8 @@ class QuantisedDenoiser(nn.Module):
 
     def forward(self, sample: Tensor, timestep: Tensor, **given: Any) -> Any:
         self.clock.set(timestep, given.get("class_labels"))
+        if self.compiled is not None:
+            return Prediction(self.compiled(sample, torch.tensor([self.clock.step]), given))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bf16):
             output = self.inner(sample, timestep=timestep, **given)
         output.sample = output.sample.float()
@@ -57,8 +75,8 @@ class QuantisedDenoiser(nn.Module):
         return {name: module for name, module in self.inner.named_modules() if isinstance(module, QuantisedLayer)}
 
     def bytes_in_memory(self) -> int:
-        """Bytes of all parameters and buffers, and of codes that a backend has packed."""
-        packed = sum(layer.packed_bytes for layer in self.quantised_layers().values())
+        """Bytes of all parameters and buffers, and of weights that a backend has packed."""
+        packed = self.compiled_bytes + sum(layer.packed_bytes for layer in self.quantised_layers().values())
         return packed + sum(each.numel() * each.element_size() for each in [*self.parameters(), *self.buffers()])
 
 
@@ -109,12 +127,22 @@ def assemble(denoiser: nn.Module, structure: Structure, tensors: dict[str, Tenso
             given = left.pop(name)
             if given.shape != own.shape:
                 raise ModelError(f"tensor {name} has shape {tuple(given.shape)}, not {tuple(own.shape)}")
-            own.copy_(given)
+            _put_tensor(denoiser, name.removeprefix(FLOAT), given.to(own.dtype))
     except (KeyError, AttributeError) as missing:
         raise ModelError(f"the quantised tensors and their description do not belong together: {missing}") from None
     if left:
         raise ModelError(f"the quantised tensors hold {len(left)} that their description does not name: {min(left)}")
     return QuantisedDenoiser(denoiser.requires_grad_(False).eval(), clock)
+
+
+def _put_tensor(root: nn.Module, name: str, given: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer, which may have no memory of its own."""
+    path, _, leaf = name.rpartition(".")
+    module = root.get_submodule(path)
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(given, requires_grad=False)
+    else:
+        module._buffers[leaf] = given
 
 
 def put_in(denoiser: nn.Module, structure: Structure, left: dict[str, Tensor]) -> Clock:
