@@ -38,8 +38,7 @@ from forebear.estimators import DEFAULT_ESTIMATOR, Estimator, index_name
 from forebear.estimators import estimator as estimator_named
 from forebear.index import SearchIndex, best_rows
 from forebear.run import Run
-from forebear.store import Store, read_removed
-from forebear.store.removed import stamp
+from forebear.store import Store
 
 COMPARED = ("tracin", "retrac")
 """The estimators that every report sets side by side."""
@@ -90,6 +89,11 @@ class Attributor:
     def estimators(self) -> tuple[str, ...]:
         """The estimators that this run has an index for."""
         return indexed(self.run, self.store)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What answers given now depend on."""
+        return self._fingerprint(self._live())
 
     @property
     def image_size(self) -> int:
@@ -304,13 +308,9 @@ class Attributor:
         write_report(Path(path), entries, self.training_set)
 
     def _live(self) -> LiveRun:
-        """What is known of the run, made anew after a change of the list of removed samples."""
-        known = self._known
-        now = stamp(known.store.folder)
-        if now != known.stamp:
-            store = known.store.without(frozenset(read_removed(known.store.folder)))
-            known = self._known = LiveRun(self.run, store, self.training_set, now)
-        return known
+        """What is known of the run by now."""
+        self._known = self._known.current()
+        return self._known
 
     @staticmethod
     def _fingerprint(live: LiveRun) -> Fingerprint:

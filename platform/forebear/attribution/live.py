@@ -16,7 +16,7 @@ from forebear.attribution.opening import live_training_set
 from forebear.attribution.sides import Sides
 from forebear.data import TrainingSet
 from forebear.run import Run
-from forebear.store import Store
+from forebear.store import Store, read_removed
 from forebear.store.removed import stamp
 
 
@@ -37,6 +37,14 @@ class LiveRun:
     @classmethod
     def of(cls, run: Run, store: Store, whole: TrainingSet) -> "LiveRun":
         return cls(run, store, whole, stamp(store.folder))
+
+    def current(self) -> "LiveRun":
+        """This, or what is known after the list of removed samples has changed."""
+        now = stamp(self.store.folder)
+        if now == self.stamp:
+            return self
+        store = self.store.without(frozenset(read_removed(self.store.folder)))
+        return LiveRun(self.run, store, self.whole, now)
 
     @cached_property
     def training_set(self) -> TrainingSet:

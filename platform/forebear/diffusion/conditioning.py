@@ -98,8 +98,10 @@ class ByClass(_Wordless):
     def encode(self, captions: Sequence[str], labels: Sequence[int | None]) -> Condition:  # noqa: ARG002
         known = [label for label in labels if label is not None and 0 <= label < self.classes]
         if len(known) < len(labels):
+            wrong = next(label for label in labels if label not in range(self.classes))
             raise ModelError(
-                f"this model is conditioned on a class from 0 to {self.classes - 1}, and a picture came without one; "
+                f"this model is conditioned on a class from 0 to {self.classes - 1}, and a picture came with "
+                f"{'none' if wrong is None else wrong}; "
                 "give a label, or a label column for the training set"
             )
         return Condition(class_labels=torch.tensor(known))

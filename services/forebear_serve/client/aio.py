@@ -1,0 +1,206 @@
+"""The client for asyncio: `async with AsyncClient(token=...) as client: await client.generate("red heart")`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx2
+from PIL import Image
+
+from forebear.errors import ConfigError
+from forebear_serve.client import calls, review_calls
+from forebear_serve.client.calls import Call, Upload
+from forebear_serve.client.connection import RETRY_STATUSES, SECONDS, Event, EventReader, Target, pause, refusal
+from forebear_serve.review_schemas import (
+    ReviewChange,
+    ReviewEvent,
+    ReviewInfo,
+    ReviewOpened,
+    ReviewPage,
+    ReviewRequest,
+)
+from forebear_serve.schemas import (
+    AttributeOptions,
+    EstimatorInfo,
+    Generated,
+    GeneratorInfo,
+    GroupInfo,
+    Health,
+    IndexInfo,
+    PictureInfo,
+    SampleInfo,
+    SamplePage,
+    Traced,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As `Client`, with methods to await and iterators to iterate with `async for`."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        retries: int = 3,
+        seconds: float = SECONDS,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Address and token default to FOREBEAR_ADDRESS and FOREBEAR_TOKEN; `seconds` is waited for an answer."""
+        self._target, self._retries = Target.of(address, token), retries
+        self._http = httpx2.AsyncClient(
+            base_url=self._target.address, headers=self._target.headers, timeout=seconds, transport=transport
+        )
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def health(self) -> Health:
+        """Whether every part of the server answers."""
+        return await self._ask(calls.health(), also=(503,))
+
+    async def generators(self) -> tuple[GeneratorInfo, ...]:
+        return await self._ask(calls.generators())
+
+    async def estimators(self) -> tuple[EstimatorInfo, ...]:
+        return await self._ask(calls.estimators())
+
+    async def index(self) -> IndexInfo:
+        """What answers rest on."""
+        return await self._ask(calls.index())
+
+    async def groups(self, limit: int = 100) -> tuple[GroupInfo, ...]:
+        return await self._ask(calls.groups(limit))
+
+    async def samples(
+        self, text: str = "", *, group: str | None = None, value: str | None = None, after: int = -1, limit: int = 60
+    ) -> SamplePage:
+        """A page of training images; `after` is `next` of the page before."""
+        return await self._ask(calls.samples(text, group, value, after, limit))
+
+    async def all_samples(
+        self, text: str = "", *, group: str | None = None, value: str | None = None
+    ) -> AsyncIterator[SampleInfo]:
+        """Every training image that matches, page by page."""
+        after: int | None = -1
+        while after is not None:
+            page = await self.samples(text, group=group, value=value, after=after, limit=500)
+            for one in page.samples:
+                yield one
+            after = page.next
+
+    async def sample(self, sample_id: str) -> SampleInfo:
+        return await self._ask(calls.sample(sample_id))
+
+    async def sample_image(self, sample_id: str, size: int = 128) -> Image.Image:
+        return await self._ask(calls.sample_image(sample_id, size))
+
+    async def picture(self, picture_id: str) -> PictureInfo:
+        return await self._ask(calls.picture(picture_id))
+
+    async def picture_image(self, picture_id: str) -> Image.Image:
+        return await self._ask(calls.picture_image(picture_id))
+
+    async def upload(self, image: Upload) -> PictureInfo:
+        """Keep a picture on the server, to be traced by its id."""
+        return await self._ask(calls.upload(image))
+
+    async def generate(
+        self, prompt: str = "", *, attribute: AttributeOptions | bool | None = None, **settings: Any
+    ) -> Generated:
+        """Make a picture; `settings` are the fields of GenerateRequest: seed, steps, guidance, generator ..."""
+        return await self._ask(calls.generate(calls.generate_request(prompt, attribute, settings)))
+
+    async def stream(
+        self, prompt: str = "", *, attribute: AttributeOptions | bool | None = None, **settings: Any
+    ) -> AsyncIterator[Event]:
+        """`generate`, told as it happens: Progressed for each step, Picture, Traced, and at last Timings."""
+        call = calls.generate(calls.generate_request(prompt, attribute, settings))
+        headers = {"Accept": "text/event-stream"}
+        try:
+            async with self._http.stream(call.method, call.path, json=call.body, headers=headers) as answer:
+                if answer.is_error:
+                    raise refusal(answer.status_code, await answer.aread())
+                reader = EventReader()
+                async for line in answer.aiter_lines():
+                    for event in reader.line(line):
+                        yield event
+        except httpx2.TransportError as failed:
+            raise self._target.unreachable(failed) from None
+
+    async def attribute(
+        self,
+        image: Upload | PictureInfo | SampleInfo,
+        *,
+        prompt: str | None = None,
+        label: int | None = None,
+        **options: Any,
+    ) -> Traced:
+        """Trace a picture of the server's, or one of yours; `options` are the fields of AttributeOptions."""
+        return await self._ask(calls.attribute(calls.attribute_request(image, prompt, label, options)))
+
+    async def create_reviews(self, asked: Sequence[ReviewRequest]) -> tuple[ReviewOpened, ...]:
+        """Open reviews of training images, all or none; one that is open already is given back."""
+        return await self._ask(review_calls.create_reviews(asked))
+
+    async def reviews(self, *, after: str | None = None, limit: int = 60, **chosen: Any) -> ReviewPage:
+        """A page of reviews, the newest first; `chosen` are verdict, state, sample_id, picture_id, reviewer, text,
+        group and value."""
+        return await self._ask(review_calls.reviews(after, limit, chosen))
+
+    async def all_reviews(self, **chosen: Any) -> AsyncIterator[ReviewInfo]:
+        """Every review that matches, page by page."""
+        after, more = None, True
+        while more:
+            page = await self.reviews(after=after, limit=500, **chosen)
+            for one in page.reviews:
+                yield one
+            after, more = page.next, page.next is not None
+
+    async def review(self, review_id: int) -> ReviewInfo:
+        return await self._ask(review_calls.review(review_id))
+
+    async def review_history(self, review_id: int) -> tuple[ReviewEvent, ...]:
+        """Everything that happened to a review, the oldest first."""
+        return await self._ask(review_calls.review_history(review_id))
+
+    async def change_reviews(self, changes: Sequence[ReviewChange]) -> tuple[ReviewInfo, ...]:
+        """Judge reviews, all or none; raises RefusedError 409 when somebody changed one of them meanwhile."""
+        return await self._ask(review_calls.change_reviews(changes))
+
+    async def export_reviews(self, kind: str, *, licence_issues: bool = False, **chosen: Any) -> bytes:
+        """A file's bytes: `csv` or `parquet` of the reviews that `chosen` lets through, or the list `deny`."""
+        return await self._ask(review_calls.export_reviews(kind, licence_issues, chosen))
+
+    async def _ask(self, call: Call[T], also: tuple[int, ...] = ()) -> T:
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                answer = await self._send(call)
+            except httpx2.TransportError as failed:
+                if last or not call.repeatable:
+                    raise self._target.unreachable(failed) from None
+                await asyncio.sleep(pause(attempt, {}))
+                continue
+            if answer.is_success or answer.status_code in also:
+                return call.read(answer.content)
+            if answer.status_code not in RETRY_STATUSES or last:
+                raise refusal(answer.status_code, answer.content)
+            await asyncio.sleep(pause(attempt, answer.headers))
+        raise ConfigError(f"retries is {self._retries}; give 0 or more")
+
+    async def _send(self, call: Call[T]) -> httpx2.Response:
+        if isinstance(call.body, bytes):
+            return await self._http.request(call.method, call.path, params=call.params, content=call.body)
+        return await self._http.request(call.method, call.path, params=call.params, json=call.body)

@@ -1,0 +1,206 @@
+"""The client: `with Client(token=...) as client: client.generate("red heart", attribute=True)`."""
+
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx2
+from PIL import Image
+
+from forebear.errors import ConfigError
+from forebear_serve.client import calls, review_calls
+from forebear_serve.client.calls import Call, Upload
+from forebear_serve.client.connection import RETRY_STATUSES, SECONDS, Event, EventReader, Target, pause, refusal
+from forebear_serve.review_schemas import (
+    ReviewChange,
+    ReviewEvent,
+    ReviewInfo,
+    ReviewOpened,
+    ReviewPage,
+    ReviewRequest,
+)
+from forebear_serve.schemas import (
+    AttributeOptions,
+    EstimatorInfo,
+    Generated,
+    GeneratorInfo,
+    GroupInfo,
+    Health,
+    IndexInfo,
+    PictureInfo,
+    SampleInfo,
+    SamplePage,
+    Traced,
+)
+
+T = TypeVar("T")
+
+
+class Client:
+    """Asks a Forebear server; every method raises RefusedError with the server's reason, or UnreachableError.
+
+    Answers 429 and 503 are asked for again, when the server says so, at most `retries` times.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        retries: int = 3,
+        seconds: float = SECONDS,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        """Address and token default to FOREBEAR_ADDRESS and FOREBEAR_TOKEN; `seconds` is waited for an answer."""
+        self._target, self._retries = Target.of(address, token), retries
+        self._http = httpx2.Client(
+            base_url=self._target.address, headers=self._target.headers, timeout=seconds, transport=transport
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def health(self) -> Health:
+        """Whether every part of the server answers."""
+        return self._ask(calls.health(), also=(503,))
+
+    def generators(self) -> tuple[GeneratorInfo, ...]:
+        return self._ask(calls.generators())
+
+    def estimators(self) -> tuple[EstimatorInfo, ...]:
+        return self._ask(calls.estimators())
+
+    def index(self) -> IndexInfo:
+        """What answers rest on."""
+        return self._ask(calls.index())
+
+    def groups(self, limit: int = 100) -> tuple[GroupInfo, ...]:
+        return self._ask(calls.groups(limit))
+
+    def samples(
+        self, text: str = "", *, group: str | None = None, value: str | None = None, after: int = -1, limit: int = 60
+    ) -> SamplePage:
+        """A page of training images; `after` is `next` of the page before."""
+        return self._ask(calls.samples(text, group, value, after, limit))
+
+    def all_samples(
+        self, text: str = "", *, group: str | None = None, value: str | None = None
+    ) -> Iterator[SampleInfo]:
+        """Every training image that matches, page by page."""
+        after: int | None = -1
+        while after is not None:
+            page = self.samples(text, group=group, value=value, after=after, limit=500)
+            yield from page.samples
+            after = page.next
+
+    def sample(self, sample_id: str) -> SampleInfo:
+        return self._ask(calls.sample(sample_id))
+
+    def sample_image(self, sample_id: str, size: int = 128) -> Image.Image:
+        return self._ask(calls.sample_image(sample_id, size))
+
+    def picture(self, picture_id: str) -> PictureInfo:
+        return self._ask(calls.picture(picture_id))
+
+    def picture_image(self, picture_id: str) -> Image.Image:
+        return self._ask(calls.picture_image(picture_id))
+
+    def upload(self, image: Upload) -> PictureInfo:
+        """Keep a picture on the server, to be traced by its id."""
+        return self._ask(calls.upload(image))
+
+    def generate(
+        self, prompt: str = "", *, attribute: AttributeOptions | bool | None = None, **settings: Any
+    ) -> Generated:
+        """Make a picture; `settings` are the fields of GenerateRequest: seed, steps, guidance, generator ..."""
+        return self._ask(calls.generate(calls.generate_request(prompt, attribute, settings)))
+
+    def stream(
+        self, prompt: str = "", *, attribute: AttributeOptions | bool | None = None, **settings: Any
+    ) -> Iterator[Event]:
+        """`generate`, told as it happens: Progressed for each step, Picture, Traced, and at last Timings."""
+        call = calls.generate(calls.generate_request(prompt, attribute, settings))
+        headers = {"Accept": "text/event-stream"}
+        try:
+            with self._http.stream(call.method, call.path, json=call.body, headers=headers) as answer:
+                if answer.is_error:
+                    raise refusal(answer.status_code, answer.read())
+                reader = EventReader()
+                for line in answer.iter_lines():
+                    yield from reader.line(line)
+        except httpx2.TransportError as failed:
+            raise self._target.unreachable(failed) from None
+
+    def attribute(
+        self,
+        image: Upload | PictureInfo | SampleInfo,
+        *,
+        prompt: str | None = None,
+        label: int | None = None,
+        **options: Any,
+    ) -> Traced:
+        """Trace a picture of the server's, or one of yours; `options` are the fields of AttributeOptions."""
+        return self._ask(calls.attribute(calls.attribute_request(image, prompt, label, options)))
+
+    def create_reviews(self, asked: Sequence[ReviewRequest]) -> tuple[ReviewOpened, ...]:
+        """Open reviews of training images, all or none; one that is open already is given back."""
+        return self._ask(review_calls.create_reviews(asked))
+
+    def reviews(self, *, after: str | None = None, limit: int = 60, **chosen: Any) -> ReviewPage:
+        """A page of reviews, the newest first; `chosen` are verdict, state, sample_id, picture_id, reviewer, text,
+        group and value."""
+        return self._ask(review_calls.reviews(after, limit, chosen))
+
+    def all_reviews(self, **chosen: Any) -> Iterator[ReviewInfo]:
+        """Every review that matches, page by page."""
+        after, more = None, True
+        while more:
+            page = self.reviews(after=after, limit=500, **chosen)
+            yield from page.reviews
+            after, more = page.next, page.next is not None
+
+    def review(self, review_id: int) -> ReviewInfo:
+        return self._ask(review_calls.review(review_id))
+
+    def review_history(self, review_id: int) -> tuple[ReviewEvent, ...]:
+        """Everything that happened to a review, the oldest first."""
+        return self._ask(review_calls.review_history(review_id))
+
+    def change_reviews(self, changes: Sequence[ReviewChange]) -> tuple[ReviewInfo, ...]:
+        """Judge reviews, all or none; raises RefusedError 409 when somebody changed one of them meanwhile."""
+        return self._ask(review_calls.change_reviews(changes))
+
+    def export_reviews(self, kind: str, *, licence_issues: bool = False, **chosen: Any) -> bytes:
+        """A file's bytes: `csv` or `parquet` of the reviews that `chosen` lets through, or the list `deny`."""
+        return self._ask(review_calls.export_reviews(kind, licence_issues, chosen))
+
+    def _ask(self, call: Call[T], also: tuple[int, ...] = ()) -> T:
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                answer = self._send(call)
+            except httpx2.TransportError as failed:
+                if last or not call.repeatable:
+                    raise self._target.unreachable(failed) from None
+                time.sleep(pause(attempt, {}))
+                continue
+            if answer.is_success or answer.status_code in also:
+                return call.read(answer.content)
+            if answer.status_code not in RETRY_STATUSES or last:
+                raise refusal(answer.status_code, answer.content)
+            time.sleep(pause(attempt, answer.headers))
+        raise ConfigError(f"retries is {self._retries}; give 0 or more")
+
+    def _send(self, call: Call[T]) -> httpx2.Response:
+        if isinstance(call.body, bytes):
+            return self._http.request(call.method, call.path, params=call.params, content=call.body)
+        return self._http.request(call.method, call.path, params=call.params, json=call.body)

@@ -1,0 +1,154 @@
+"""Ray Serve deployments: every engine in replicas of its own, made when a replica starts."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from forebear_serve.database import Database
+from forebear_serve.engine.catalogue import Catalogue
+from forebear_serve.engine.maker import Maker
+from forebear_serve.engine.reviewing import ReviewDesk
+from forebear_serve.engine.tracer import Tracer
+from forebear_serve.gateway.access import Access
+from forebear_serve.gateway.api import make_api
+from forebear_serve.gateway.attributing import traced
+from forebear_serve.gateway.core import Core
+from forebear_serve.gateway.generating import made
+from forebear_serve.parts import Parts, ServedPart, heard
+from forebear_serve.settings import Replicas, ServeSettings
+
+GATEWAY, TRACER, CATALOGUE, REVIEWS = "gateway", "attributor", "catalogue", "reviews"
+ASKED_OF_TRACER = {"estimators": "estimators", "index": "info"}
+ASKED_OF_CATALOGUE = {"samples": "page", "sample": "sample", "groups": "groups"}
+HEALTH_PERIOD, HEALTH_TIMEOUT = 10.0, 30.0
+"""Seconds between health checks of a replica, and for which one may last."""
+
+
+def maker_name(generator: str) -> str:
+    """The deployment of a generator."""
+    return f"generator-{generator}"
+
+
+class EngineReplica:
+    """One engine; its methods run in threads, so that health checks are always answered."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # two processes of one thread are faster than one of two
+        self._engine = make()
+
+    async def call(self, method: str, *args: Any) -> Any:
+        return await asyncio.to_thread(self._method(method), *args)
+
+    async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+        async for event in heard(partial(self._method(method), *args)):
+            yield event
+
+    async def check_health(self) -> None:
+        await self.call("check")
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(f"{name} is not for callers")
+        found: Callable[..., Any] = getattr(self._engine, name)
+        return found
+
+
+@serve.ingress()
+class GatewayReplica:
+    """The HTTP API over handles of the other deployments."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        makers: dict[str, DeploymentHandle],
+        tracer: DeploymentHandle,
+        catalogue: DeploymentHandle,
+        reviews: DeploymentHandle,
+    ) -> None:
+        logging.getLogger("forebear.serve").setLevel(logging.INFO)
+        self._database = Database.open(settings.database_url)
+        limits = settings.limits
+        parts = Parts(
+            {name: ServedPart(handle) for name, handle in makers.items()},
+            ServedPart(tracer),
+            ServedPart(catalogue),
+            ServedPart(reviews),
+        )
+        access = Access(self._database, limits.requests_per_minute, limits.generations_per_minute)
+        self._core = Core(settings, parts, access)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return make_api(self._core)
+
+    async def ask(self, method: str, *args: Any) -> Any:
+        """For `RayClient`: what the route of this name answers."""
+        core, parts = self._core, self._core.parts
+        if method == "generate":
+            return await made(core, *args)
+        if method == "attribute":
+            return await traced(core, *args)
+        if method == "generators":
+            return tuple(await asyncio.gather(*(part.call("info") for part in parts.makers.values())))
+        if method in ASKED_OF_TRACER:
+            return await parts.tracer.call(ASKED_OF_TRACER[method], *args)
+        return await parts.catalogue.call(ASKED_OF_CATALOGUE[method], *args)
+
+    async def close(self) -> int:
+        """Turn new requests away; returns how many are still being answered."""
+        self._core.closing = True
+        return self._core.active
+
+
+def _options(name: str, replicas: Replicas, seconds: float, ongoing: int) -> dict[str, Any]:
+    """Of a deployment: a replica may finish what it has begun before it goes, for as long as a request may last."""
+    given = {
+        "name": name,
+        "max_ongoing_requests": ongoing,
+        "max_queued_requests": replicas.queue,
+        "health_check_period_s": HEALTH_PERIOD,
+        "health_check_timeout_s": HEALTH_TIMEOUT,
+        "graceful_shutdown_timeout_s": seconds,
+        "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+    }
+    if replicas.most == replicas.least:
+        return given | {"num_replicas": replicas.least}
+    return given | {
+        "autoscaling_config": {
+            "min_replicas": replicas.least,
+            "max_replicas": replicas.most,
+            "target_ongoing_requests": max(1.0, ongoing / 2),
+        }
+    }
+
+
+def _engine(name: str, make: Callable[[], Any], replicas: Replicas, seconds: float, ongoing: int) -> Any:
+    return serve.deployment(**_options(name, replicas, seconds, ongoing))(EngineReplica).bind(make)
+
+
+def application(settings: ServeSettings) -> serve.Application:
+    """Everything, bound together; the names of deployments are those of their Serve configuration."""
+    limits = settings.limits
+    seconds = limits.seconds + HEALTH_TIMEOUT
+    makers = {
+        name: _engine(
+            maker_name(name), partial(Maker, name, one, settings.run, limits), one.replicas, seconds, ongoing=2
+        )
+        for name, one in settings.generators.items()
+    }
+    tracer = partial(Tracer, settings.run, settings.attributor, limits)
+    gateway = serve.deployment(**_options(GATEWAY, settings.gateway, seconds, ongoing=settings.gateway.queue))
+    bound: serve.Application = gateway(GatewayReplica).bind(
+        settings,
+        makers,
+        _engine(TRACER, tracer, settings.attributor.replicas, seconds, ongoing=4),
+        _engine(CATALOGUE, partial(Catalogue, settings.run, limits), settings.catalogue, seconds, ongoing=32),
+        _engine(REVIEWS, partial(ReviewDesk, settings.database_url), settings.reviews, seconds, ongoing=32),
+    )
+    return bound

@@ -1,0 +1,130 @@
+"""How the gateway reaches the other parts: as objects of its own process, or as deployments of Ray Serve."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from forebear.errors import ForebearError
+from forebear_serve.problems import Problem, busy, unavailable
+
+RETRIES = 2
+"""Of a call whose replica died: every call either reads, or writes the same thing again."""
+BUSY_SECONDS = 5
+"""After which a caller may ask a full deployment again."""
+
+
+class Part(Protocol):
+    """One engine class, wherever it runs."""
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """What the method returns; raises what it raises, and Problem 429 or 503 when nobody can take the call."""
+
+    def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+        """What the method tells its listener, which it takes as its last argument."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the gateway asks."""
+
+    makers: Mapping[str, Part]
+    """By the generator's name."""
+    tracer: Part
+    catalogue: Part
+    reviews: Part
+
+
+class LocalPart:
+    """An engine in this process, its methods run in threads."""
+
+    def __init__(self, engine: object) -> None:
+        self._engine = engine
+
+    async def call(self, method: str, *args: Any) -> Any:
+        return await asyncio.to_thread(getattr(self._engine, method), *args)
+
+    def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+        return heard(partial(getattr(self._engine, method), *args))
+
+
+class ServedPart:
+    """A deployment of Ray Serve, by its handle."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def call(self, method: str, *args: Any) -> Any:
+        for attempt in range(RETRIES + 1):
+            try:
+                return await self._handle.call.remote(method, *args)
+            except Exception as error:
+                if attempt == RETRIES or not _died(error):
+                    raise _explained(error) from None
+        raise unavailable("this part of the server is being replaced; ask again")
+
+    async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+        told = self._handle.options(stream=True).stream.remote(method, *args)
+        try:
+            async for event in told:
+                yield event
+        except Exception as error:
+            raise _explained(error) from None
+
+
+def _died(error: Exception) -> bool:
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    return isinstance(error, RayActorError | DeploymentUnavailableError)
+
+
+def _explained(error: Exception) -> Exception:
+    """What the other side raised, or the problem that Ray had with the call."""
+    from ray.exceptions import RayTaskError
+    from ray.serve.exceptions import BackPressureError
+
+    if isinstance(error, RayTaskError) and isinstance(error.cause, ForebearError | Problem):
+        return error.cause
+    if isinstance(error, BackPressureError):
+        return busy("the server has as much to do as it takes on; ask again", BUSY_SECONDS)
+    if _died(error):
+        return unavailable("this part of the server is being replaced; ask again")
+    return error
+
+
+class _Abandoned(Exception):  # noqa: N818 - no error: nobody listens any more
+    pass
+
+
+async def heard(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Any]:
+    """What `work` tells the listener that it is given, from a thread of its own.
+
+    When nobody iterates any more, the listener raises, which ends the work at its next word.
+    """
+    loop, queue, left = asyncio.get_running_loop(), asyncio.Queue[Any](), threading.Event()
+    ended = object()
+
+    def hear(event: Any) -> None:
+        if left.is_set():
+            raise _Abandoned
+        loop.call_soon_threadsafe(queue.put_nowait, event)
+
+    def run() -> None:
+        try:
+            work(hear)
+        except _Abandoned:
+            return
+        finally:
+            if not left.is_set():
+                loop.call_soon_threadsafe(queue.put_nowait, ended)
+
+    task = loop.run_in_executor(None, run)
+    try:
+        while (event := await queue.get()) is not ended:
+            yield event
+        await task
+    finally:
+        left.set()

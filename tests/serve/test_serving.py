@@ -1,0 +1,97 @@
+"""The application on Ray Serve, as `forebear serve` starts it: one server for all of these tests."""
+
+import queue
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from forebear.config import parse
+from forebear.run import Run
+from forebear_serve.application import build
+from forebear_serve.schemas import Picture, Progressed, Timings, Traced
+from forebear_serve.serving import is_loopback
+from forebear_serve.settings import ServeSettings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def server(start_server):
+    return start_server()
+
+
+def test_a_picture_and_its_ancestors_come_over_the_wire(server) -> None:
+    with server.client() as client:
+        told = list(client.stream(label=3, seed=1, steps=10, attribute=True))
+        assert [type(one) for one in told] == [Progressed] * 10 + [Picture, Traced, Timings]
+        assert told[-2].preliminary
+        assert set(client.health().parts.values()) == {"ok"}
+        sample = client.samples(limit=1).samples[0]
+        traced = client.attribute(sample, estimators=("retrac-matched",), top_k=1)
+        assert traced.attributions[0].proponents[0].sample_id == sample.id
+
+
+def test_a_request_in_flight_is_answered_before_the_server_goes(server) -> None:
+    answers: queue.Queue[object] = queue.Queue()
+
+    def ask() -> None:
+        with server.client() as client:
+            for event in client.stream(label=2, seed=2, steps=150, attribute=True):
+                answers.put(event)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert isinstance(answers.get(timeout=60), Progressed)
+    server.process.send_signal(signal.SIGTERM)
+    asking.join(120)
+    told = [answers.get_nowait() for _ in range(answers.qsize())]
+    assert [type(one) for one in told[-3:]] == [Picture, Traced, Timings]
+    assert server.process.wait(120) == 0
+    assert not running_below(server.process.pid)
+
+
+def running_below(session: int) -> list[str]:
+    """Processes of a session that are still there."""
+    time.sleep(1)
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--sid", str(session)], capture_output=True, text=True, check=False
+    )
+    return [line for line in found.stdout.splitlines() if "ray" in line]
+
+
+@pytest.mark.parametrize("name", ["local.yaml", "cluster.yaml"])
+def test_the_shipped_configurations_name_settings_that_there_are(name: str, served_run: Run) -> None:
+    from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+
+    described = yaml.safe_load((ROOT / "deploy" / "serve" / name).read_text())
+    assert set(described) <= set(ServeDeploySchema.model_fields)
+    assert set(described["http_options"]) <= set(HTTPOptionsSchema.model_fields)
+    ServeDeploySchema.model_validate(described)
+    for application in described["applications"]:
+        assert set(application) <= set(ServeApplicationSchema.model_fields)
+        assert application["import_path"] == f"{build.__module__}:{build.__name__}"
+        parse(ServeSettings, application["args"], name)
+        # Built with a run that is here: names of deployments and options are taken by Ray Serve.
+        build({**application["args"], "run": str(served_run.folder)})
+
+
+def test_an_address_that_others_reach_wants_a_token_first(copied_run: Run, forebear_command: list[str]) -> None:
+    for name in ("reviews.sqlite", "reviews.sqlite-wal", "reviews.sqlite-shm"):
+        (copied_run.folder / name).unlink(missing_ok=True)
+    refused = subprocess.run(
+        [*forebear_command, "serve", "--run", str(copied_run.folder), "--host", "0.0.0.0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "forebear token create" in refused.stderr
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("::1")
+    assert not is_loopback("0.0.0.0")
+    assert not is_loopback("forebear.example")
