@@ -13,8 +13,9 @@ help: ## list these commands
 bootstrap: ## make or refresh the virtual environment (deploy/local/bootstrap.sh)
 	@bash deploy/local/bootstrap.sh
 
-demo: bootstrap ## attribute generated emoji to their training images and write a report
+demo: bootstrap ## attribute generated emoji, write a report, then serve pictures and their ancestors
 	@$(BIN)/forebear demo
+	@$(BIN)/forebear serve --run runs/demo
 
 test: bootstrap ## run the tests
 	@$(BIN)/python -m pytest

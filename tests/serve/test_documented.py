@@ -1,14 +1,18 @@
 """docs/services.md: every setting with its default, every status, what the example says."""
 
+import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from forebear_serve.gateway.errors import WORDS
+from forebear_serve.gateway.measuring import Measures
 from forebear_serve.settings import AttributorSettings, GeneratorSettings, Limits, Replicas, ServeSettings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "services.md").read_text(encoding="utf-8")
+PAGES = Path(__file__).parents[2] / "docs"
+PAGE = (PAGES / "services.md").read_text(encoding="utf-8")
 
 
 def row(name: str) -> list[str]:
@@ -41,3 +45,21 @@ def test_limits_are_there_with_their_defaults() -> None:
 def test_every_status_is_there() -> None:
     for status in WORDS:
         assert str(status) in PAGE.split("## Errors")[1].split("## Settings")[0]
+
+
+def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
+    measures = Measures()
+    measures.request("id", "GET", "/samples", 200, 0.1, "token")
+    measures.stages({"generate": 1.0})
+    measures.picture(cached=False)
+    measures.active.set(1)
+    text = measures.text().decode()
+    board = json.loads((PAGES.parent / "deploy" / "monitoring" / "grafana-services.json").read_text())
+    asked = {
+        name for panel in board["panels"] for target in panel["targets"]
+        for name in re.findall(r"\bforebear_\w+", target["expr"])
+    }  # fmt: skip
+    assert len(asked) >= 5
+    assert not [name for name in asked if f"\n{name}{{" not in text and f"\n{name} " not in text]
+    for name in re.findall(r"`(forebear_\w+)`", PAGE.split("## Metrics")[1]):
+        assert f"\n# TYPE {name.removesuffix('_total')}" in text or f"\n# TYPE {name} " in text
