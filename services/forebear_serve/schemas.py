@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from forebear.attribution import Attribution
+from forebear_generators.cow.request import Encoded, taking_mode
+from forebear_generators.cow.request import Mode as CowMode
+from forebear_generators.cow.settings import CowConfig
 
 SEED = Field(0, ge=0, le=2**63 - 1, description="The same seed gives the same picture.")
 Score = FiniteFloat
@@ -55,6 +58,20 @@ class AttributeOptions(Body):
     groups: tuple[str, ...] | None = Field(None, description="Columns whose totals are wanted; null: all.")
 
 
+class CowOptions(Body):
+    """A picture to be made around an image, by Cyclic One-Way Diffusion."""
+
+    image: Encoded = Field(description="PNG, JPEG or WebP in base64.")
+    mask: Encoded | None = Field(None, description="A picture of the image's size, white where it is kept; null: all.")
+    mode: CowMode = "scene"
+    settings: CowConfig = Field(default_factory=CowConfig, description="What is not given is the mode's.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_mode(cls, values: Any) -> Any:
+        return taking_mode(values)
+
+
 class GenerateRequest(Body):
     """A picture to be made."""
 
@@ -69,7 +86,14 @@ class GenerateRequest(Body):
     sampler: str | None = Field(None, max_length=40, description="null: the generator's own.")
     steps: int | None = Field(None, ge=1, description="null: the generator's own.")
     guidance: FiniteFloat = Field(1.0, ge=0, le=100, description="Classifier-free guidance; 1 switches it off.")
+    cow: CowOptions | None = Field(None, description="Around an image; steps and guidance are then in its settings.")
     attribute: AttributeOptions | None = Field(None, description="null: the picture alone.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "GenerateRequest":
+        if self.cow is not None and (self.steps, self.sampler, self.guidance) != (None, None, 1.0):
+            raise ValueError("with cow, give steps and guidance in cow.settings, and no sampler")
+        return self
 
 
 class AttributeRequest(Body):

@@ -47,6 +47,17 @@ class _Base64(Base64Encoder):
 Encoded = Annotated[bytes, EncodedBytes(encoder=_Base64)]
 
 
+def taking_mode(values: Any) -> Any:
+    """Plain values with the settings of their `mode` beneath the `settings` that are given, before they are checked."""
+    if not isinstance(values, Mapping):
+        return values
+    mode, given = values.get("mode", "scene"), values.get("settings", {})
+    try:
+        return {**values, "settings": with_mode(mode, given)} if isinstance(given, Mapping) else values
+    except (ConfigError, TypeError):
+        return values  # an unknown mode is refused as such
+
+
 class CowItem(BaseModel):
     """One picture's condition."""
 
@@ -74,14 +85,7 @@ class CowRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_mode(cls, values: Any) -> Any:
-        """Put the mode's settings beneath those that are given."""
-        if not isinstance(values, Mapping):
-            return values
-        mode, given = values.get("mode", "scene"), values.get("settings", {})
-        try:
-            return {**values, "settings": with_mode(mode, given)} if isinstance(given, Mapping) else values
-        except (ConfigError, TypeError):
-            return values  # an unknown mode is refused as such
+        return taking_mode(values)
 
     def conditions_read(self) -> tuple[CowCondition, ...]:
         """The conditions, their pictures decoded; raises DataError for what is no picture or too large."""

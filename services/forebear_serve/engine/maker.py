@@ -4,25 +4,30 @@ import base64
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from forebear.config import plain
 from forebear.diffusion.model import weights_fingerprint
 from forebear.diffusion.sampling import starting_noise
 from forebear.errors import ConfigError, ModelError
 from forebear.files import sha256_of_file
 from forebear.images import to_picture, to_png
 from forebear.run import Run
+from forebear_generators.cow.request import CowItem, CowRequest
+from forebear_generators.cow.sampler import cow, planned_calls
+from forebear_generators.cow.share import similarity
 from forebear_generators.generator import Generator, Request, Sight
 from forebear_generators.quantisation.files import DESCRIPTION, is_generator
 from forebear_generators.samplers import OWN, SAMPLERS, moves
 from forebear_serve.engine.pictures import FOLDER, PictureStore, content_id
-from forebear_serve.schemas import GenerateRequest, GeneratorInfo, Picture, PictureInfo, Progressed
+from forebear_serve.schemas import CowOptions, GenerateRequest, GeneratorInfo, Picture, PictureInfo, Progressed
 from forebear_serve.settings import GeneratorSettings, Limits
 
 PREVIEW_EVERY = 5
@@ -49,8 +54,19 @@ class Finished:
     seconds: float
 
 
+Pixels = NDArray[np.float32]
 MakerEvent = Progressed | Sighted | Finished
 Hear = Callable[[MakerEvent], None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A picture that can be made."""
+
+    decides: tuple[Any, ...]
+    """JSON-like values that decide it, beside the generator."""
+    make: Callable[[Hear], tuple[Pixels, dict[str, Any]]]
+    """float32[C, H, W] in [-1, 1], and facts for its description."""
 
 
 class Maker:
@@ -110,23 +126,13 @@ class Maker:
         for what the limits refuse, ConfigError or ModelError for what the model does.
         """
         started = time.perf_counter()
-        asked = self._request(request)
-        picture_id = content_id("generated", self._identity, vars(asked))
+        work = self._around(request.cow, request) if request.cow is not None else self._from_noise(request, early_step)
+        picture_id = content_id(*work.decides, self._identity)
         if picture_id in self._pictures:
             hear(self._known(picture_id, started))
             return
-        early = None if early_step is None else max(1, round(early_step * asked.steps))
-
-        def listen(sight: Sight) -> None:
-            shown = sight.made % PREVIEW_EVERY == 0 and sight.made < asked.steps
-            pixels = sight.pixels()[0].numpy() if shown or sight.made == early else None
-            preview = _encoded(to_png(to_picture(pixels))) if shown and pixels is not None else None
-            hear(Progressed(done=sight.made, total=asked.steps, preview=preview))
-            if sight.made == early and pixels is not None:
-                hear(Sighted(pixels))
-
         with self._lock:
-            pixels = self._generator.run(asked, on_step=listen).pixels[0].numpy()
+            pixels, facts = work.make(hear)
             self._worked = time.monotonic()
         png = to_png(to_picture(pixels))
         info = PictureInfo(
@@ -138,12 +144,48 @@ class Maker:
             label=request.label,
             generator=self.name,
             request=request.model_dump(mode="json", exclude={"attribute"}),
-            facts={"variant": self._generator.variant, "backend": self._generator.facts.get("backend")},
+            facts={"variant": self._generator.variant, "backend": self._generator.facts.get("backend")} | facts,
             created=datetime.now(UTC),
         )
         self._pictures.add(info, png)
         picture = Picture(**info.model_dump(), png=_encoded(png))
         hear(Finished(picture, pixels, time.perf_counter() - started))
+
+    def _from_noise(self, request: GenerateRequest, early_step: float | None) -> "_Work":
+        asked = self._request(request)
+        early = None if early_step is None else max(1, round(early_step * asked.steps))
+
+        def make(hear: Hear) -> tuple[Pixels, dict[str, Any]]:
+            def listen(sight: Sight) -> None:
+                shown = sight.made % PREVIEW_EVERY == 0 and sight.made < asked.steps
+                pixels = sight.pixels()[0].numpy() if shown or sight.made == early else None
+                preview = _encoded(to_png(to_picture(pixels))) if shown and pixels is not None else None
+                hear(Progressed(done=sight.made, total=asked.steps, preview=preview))
+                if sight.made == early and pixels is not None:
+                    hear(Sighted(pixels))
+
+            return self._generator.run(asked, on_step=listen).pixels[0].numpy(), {}
+
+        return _Work(("generated", vars(asked)), make)
+
+    def _around(self, options: CowOptions, request: GenerateRequest) -> "_Work":
+        """By Cyclic One-Way Diffusion; raises what `cow` raises before anything is made."""
+        given = {**options.model_dump(include={"image", "mask"}), "prompt": request.prompt, "label": request.label}
+        item = CowItem.model_validate({**given, "seed": request.seed})
+        settings = options.settings
+        if (settings.steps or 0) > self._limits.steps:
+            raise ConfigError(f"cow.settings.steps is {settings.steps}; this server makes at most {self._limits.steps}")
+        total = planned_calls(self._generator, 1, settings)
+        conditions = CowRequest(conditions=(item,), settings=settings).conditions_read()
+
+        def make(hear: Hear) -> tuple[Pixels, dict[str, Any]]:
+            made = cow(
+                self._generator, conditions, settings, on_call=lambda calls: hear(Progressed(done=calls, total=total))
+            )
+            facts = {"calls": made.calls, "evaluations": made.evaluations, "cycles": made.cycles[0]}
+            return made.pixels[0].numpy(), facts | {"condition": asdict(similarity(made)[0])}
+
+        return _Work(("cow", item.model_dump(mode="json"), plain(settings)), make)
 
     def _request(self, request: GenerateRequest) -> Request:
         steps = request.steps or self._generator.steps
