@@ -14,6 +14,7 @@ from forebear.attribution.answer import RegionRecord
 from forebear.attribution.query import Picture, picture_of
 from forebear.errors import ConfigError
 from forebear.images import data_uri, on_white
+from forebear.masks import checked_weights, framed_weights
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of the picture as it is given; right and bottom are the first outside."""
@@ -53,13 +54,13 @@ def region_of(mask: Mask, image: Picture, size: int) -> Region:
         weights = np.asarray(picture_of(mask).convert("L"), np.float32) / 255.0
         label = Path(mask).name
     else:
-        weights, label = _checked(np.asarray(mask)), "mask"
+        weights, label = checked_weights(np.asarray(mask)), "mask"
     if weights.shape not in {(height, width), (size, size)}:
         raise ConfigError(
             f"the mask is {weights.shape[1]} x {weights.shape[0]} pixels; make it {width} x {height}, like the "
             f"picture, or {size} x {size}, like the model's"
         )
-    framed = _framed(weights, size)
+    framed = framed_weights(weights, size)
     if not framed.any():
         raise ConfigError(
             f"the region ({label}) is empty in the centred square that the model sees; mark a part of that"
@@ -104,26 +105,6 @@ def _box(mask: Mask, width: int, height: int) -> Box | None:
             "empty; give left,top,right,bottom with left < right and top < bottom"
         )
     return left, top, right, bottom
-
-
-def _checked(weights: NDArray[np.generic]) -> NDArray[np.float32]:
-    if weights.ndim != 2 or not weights.size or weights.dtype.kind not in "fb":
-        raise ConfigError(
-            "a mask array must be float[height, width] with weights in [0, 1], got "
-            f"{weights.dtype}{list(weights.shape)}"
-        )
-    values = weights.astype(np.float32)
-    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
-        raise ConfigError("a mask array must hold weights in [0, 1]; divide 8-bit levels by 255")
-    return values
-
-
-def _framed(weights: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Cropped to the centred square and averaged to its pixels: float32[size, size]."""
-    if weights.shape == (size, size):
-        return weights
-    fitted = ImageOps.fit(Image.fromarray(weights), (size, size), Image.Resampling.BOX)
-    return np.clip(np.asarray(fitted, np.float32), 0.0, 1.0)
 
 
 def _address(weights: NDArray[np.float32]) -> str:

@@ -6,11 +6,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError, DataError
 from forebear.images import MAX_PIXELS, UnreadableImage, decode, on_white
+from forebear.masks import checked_weights
 
 Picture = Image.Image | Path | str | bytes
 """A picture, the path of one, or the bytes of its file."""
@@ -69,7 +70,7 @@ def read_mask(
     if mask is None:
         return np.ones((height, width), np.float32)
     if isinstance(mask, np.ndarray):
-        weights = _checked(mask)
+        weights = checked_weights(mask)
     else:
         levels = np.asarray(read_image(mask, "mask").convert("L"), np.float32) / 255.0
         weights = levels if keep == "white" else 1.0 - levels
@@ -83,28 +84,8 @@ def read_mask(
     return weights
 
 
-def framed(weights: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Weights cropped to the centred square and averaged to float32[size, size], as the image is framed."""
-    if weights.shape == (size, size):
-        return weights
-    fitted = ImageOps.fit(Image.fromarray(weights), (size, size), Image.Resampling.BOX)
-    return np.clip(np.asarray(fitted, np.float32), 0.0, 1.0)
-
-
 def _remedy(mask: Mask, keep: str) -> str:
     if isinstance(mask, np.ndarray):
         return "set weights to 1 where the image is to be kept"
     other = "black" if keep == "white" else "white"
     return f"make it {keep} where the image is to be kept, or set keep to {other}"
-
-
-def _checked(weights: NDArray[np.generic]) -> NDArray[np.float32]:
-    if weights.ndim != 2 or not weights.size or weights.dtype.kind not in "fb":
-        raise ConfigError(
-            "a mask array must be float[height, width] with weights in [0, 1], got "
-            f"{weights.dtype}{list(weights.shape)}"
-        )
-    values = weights.astype(np.float32)
-    if not (values.min() >= 0 and values.max() <= 1):  # written so that NaN fails too
-        raise ConfigError("a mask array must hold weights in [0, 1]; divide 8-bit levels by 255")
-    return values

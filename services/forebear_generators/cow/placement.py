@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError
 from forebear.images import to_pixels
-from forebear_generators.cow.condition import CowCondition, framed, read_image, read_mask
+from forebear.masks import framed_weights
+from forebear_generators.cow.condition import CowCondition, read_image, read_mask
 from forebear_generators.cow.settings import CowConfig
 
 GREY = 128 / 127.5 - 1.0
@@ -127,7 +128,7 @@ def _read(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The image float32[C, size, size] and its mask float32[size, size]."""
     image = read_image(condition.image)
-    weights = framed(read_mask(condition.mask, image.size, config.keep), where.size)
+    weights = framed_weights(read_mask(condition.mask, image.size, config.keep), where.size)
     if config.edge == "hard":
         weights = (weights >= 0.5).astype(np.float32)
     if not weights.any():
