@@ -10,7 +10,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from forebear_serve.database import Database
+from forebear_serve.engine.auditing import Audits
 from forebear_serve.engine.catalogue import Catalogue
+from forebear_serve.engine.jobs import Jobs
 from forebear_serve.engine.maker import Maker
 from forebear_serve.engine.reviewing import ReviewDesk
 from forebear_serve.engine.tracer import Tracer
@@ -22,7 +24,7 @@ from forebear_serve.gateway.generating import made
 from forebear_serve.parts import Parts, ServedPart, heard
 from forebear_serve.settings import Replicas, ServeSettings
 
-GATEWAY, TRACER, CATALOGUE, REVIEWS = "gateway", "attributor", "catalogue", "reviews"
+GATEWAY, TRACER, CATALOGUE, REVIEWS, AUDITS, JOBS = "gateway", "attributor", "catalogue", "reviews", "audits", "jobs"
 ASKED_OF_TRACER = {"estimators": "estimators", "index": "info"}
 ASKED_OF_CATALOGUE = {"samples": "page", "sample": "sample", "groups": "groups"}
 HEALTH_PERIOD, HEALTH_TIMEOUT = 10.0, 30.0
@@ -71,6 +73,8 @@ class GatewayReplica:
         tracer: DeploymentHandle,
         catalogue: DeploymentHandle,
         reviews: DeploymentHandle,
+        audits: DeploymentHandle,
+        jobs: DeploymentHandle,
     ) -> None:
         logging.getLogger("forebear.serve").setLevel(logging.INFO)
         self._database = Database.open(settings.database_url)
@@ -80,6 +84,8 @@ class GatewayReplica:
             ServedPart(tracer),
             ServedPart(catalogue),
             ServedPart(reviews),
+            ServedPart(audits),
+            ServedPart(jobs),
         )
         access = Access(self._database, limits.requests_per_minute, limits.generations_per_minute)
         self._core = Core(settings, parts, access)
@@ -143,6 +149,7 @@ def application(settings: ServeSettings) -> serve.Application:
         for name, one in settings.generators.items()
     }
     tracer = partial(Tracer, settings.run, settings.attributor, limits)
+    audits = partial(Audits, settings.run, settings.attributor.estimator, limits)
     gateway = serve.deployment(**_options(GATEWAY, settings.gateway, seconds, ongoing=settings.gateway.queue))
     bound: serve.Application = gateway(GatewayReplica).bind(
         settings,
@@ -150,5 +157,8 @@ def application(settings: ServeSettings) -> serve.Application:
         _engine(TRACER, tracer, settings.attributor.replicas, seconds, ongoing=4),
         _engine(CATALOGUE, partial(Catalogue, settings.run, limits), settings.catalogue, seconds, ongoing=32),
         _engine(REVIEWS, partial(ReviewDesk, settings.database_url), settings.reviews, seconds, ongoing=32),
+        _engine(AUDITS, audits, settings.audits, seconds, ongoing=8),
+        # One alone: it is what keeps two jobs from running at once.
+        _engine(JOBS, partial(Jobs, settings.run), Replicas(cpus=settings.jobs_cpus), seconds, ongoing=8),
     )
     return bound

@@ -35,6 +35,8 @@ class Parts:
     tracer: Part
     catalogue: Part
     reviews: Part
+    audits: Part
+    jobs: Part
 
 
 class LocalPart:

@@ -50,8 +50,9 @@ def first_token(settings: ServeSettings, host: str) -> str | None:
 def cpus_of(settings: ServeSettings) -> float:
     """What all deployments take with their most replicas."""
     replicas = [one.replicas for one in settings.generators.values()]
-    replicas += [settings.attributor.replicas, settings.gateway, settings.catalogue, settings.reviews]
-    return sum(one.most * one.cpus for one in replicas)
+    replicas += [settings.attributor.replicas, settings.gateway, settings.catalogue]
+    replicas += [settings.reviews, settings.audits]
+    return sum(one.most * one.cpus for one in replicas) + settings.jobs_cpus
 
 
 @contextmanager

@@ -104,6 +104,9 @@ class ServeSettings:
     gateway: Replicas = Replicas(cpus=0.2, queue=256)
     catalogue: Replicas = Replicas(cpus=0.2, queue=256)
     reviews: Replicas = Replicas(cpus=0.1, queue=256)
+    audits: Replicas = Replicas(cpus=0.5)
+    jobs_cpus: Annotated[float, Field(ge=0)] = 0.1
+    """Of the one replica that starts jobs; what they compute with is not counted."""
     limits: Limits = Limits()
     open_to: tuple[str, ...] = ()
     """Origins whose pages may call the API (CORS); none by default."""

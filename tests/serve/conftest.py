@@ -25,7 +25,9 @@ from forebear.jobs import EmbedConfig, embed
 from forebear.run import Run
 from forebear_serve.client import Client
 from forebear_serve.database import Database, Tokens
+from forebear_serve.engine.auditing import Audits
 from forebear_serve.engine.catalogue import Catalogue
+from forebear_serve.engine.jobs import Jobs
 from forebear_serve.engine.maker import Maker
 from forebear_serve.engine.reviewing import ReviewDesk
 from forebear_serve.engine.tracer import Tracer
@@ -62,8 +64,8 @@ def served_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: dict) -> Ru
 
 @pytest.fixture
 def copied_run(served_run: Run, tmp_path: Path) -> Run:
-    """A copy that a test may change."""
-    shutil.copytree(served_run.folder, tmp_path / "digits")
+    """A copy that a test may change, without the audits and jobs of other tests."""
+    shutil.copytree(served_run.folder, tmp_path / "digits", ignore=shutil.ignore_patterns("audits", "jobs"))
     return Run(tmp_path / "digits")
 
 
@@ -78,9 +80,10 @@ def core_of(settings: ServeSettings) -> Core:
     limits = settings.limits
     makers = {name: LocalPart(Maker(name, one, settings.run, limits)) for name, one in settings.generators.items()}
     tracer = LocalPart(Tracer(settings.run, settings.attributor, limits))
-    parts = Parts(
-        makers, tracer, LocalPart(Catalogue(settings.run, limits)), LocalPart(ReviewDesk(settings.database_url))
-    )
+    catalogue, desk = LocalPart(Catalogue(settings.run, limits)), LocalPart(ReviewDesk(settings.database_url))
+    audits = LocalPart(Audits(settings.run, settings.attributor.estimator, limits))
+    jobs = LocalPart(Jobs(settings.run, lambda *_: ["/bin/true"]))
+    parts = Parts(makers, tracer, catalogue, desk, audits, jobs)
     access = Access(Database.open(settings.database_url), limits.requests_per_minute, limits.generations_per_minute)
     return Core(settings, parts, access)
 
@@ -182,3 +185,22 @@ def start_server(
         if server.process.poll() is None:
             server.process.terminate()
             server.process.wait(120)
+
+
+@pytest.fixture(scope="session")
+def replicas() -> Callable[[Server, str], list[int]]:
+    """The processes of a server's Ray whose title holds a name."""
+
+    def found(server: Server, name: str) -> list[int]:
+        told = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in told.splitlines()]
+        parents = {int(pid): int(parent) for pid, parent, _ in rows}
+
+        def below(pid: int) -> bool:
+            while pid in parents and pid != server.process.pid:
+                pid = parents[pid]
+            return pid == server.process.pid
+
+        return [int(pid) for pid, _, args in rows if name in args and args.startswith("ray::") and below(int(pid))]
+
+    return found

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -23,22 +22,8 @@ def server(start_server):
     return start_server()
 
 
-def processes(server, name: str) -> list[int]:
-    """Of the server's Ray, those whose title holds `name`."""
-    told = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in told.splitlines()]
-    parents = {int(pid): int(parent) for pid, parent, _ in rows}
-
-    def below(pid: int) -> bool:
-        while pid in parents and pid != server.process.pid:
-            pid = parents[pid]
-        return pid == server.process.pid
-
-    return [int(pid) for pid, _, args in rows if name in args and args.startswith("ray::") and below(int(pid))]
-
-
 @pytest.mark.parametrize("name", ["generator-fp32", "attributor", "gateway", "ServeController"])
-def test_the_service_is_back_after_a_kill(server, name: str, record_testsuite_property) -> None:
+def test_the_service_is_back_after_a_kill(server, replicas, name: str, record_testsuite_property) -> None:
     ended, outcomes = threading.Event(), Counter[str]()
 
     def ask(number: int) -> None:
@@ -59,11 +44,11 @@ def test_the_service_is_back_after_a_kill(server, name: str, record_testsuite_pr
     for asker in askers:
         asker.start()
     time.sleep(3)
-    (victim,) = processes(server, name)
+    (victim,) = replicas(server, name)
     os.kill(victim, signal.SIGKILL)
     killed = time.monotonic()
     time.sleep(1)
-    back = wait_until(lambda: answered(server, name), killed + 60)
+    back = wait_until(lambda: answered(server) and bool(replicas(server, name)), killed + 60)
     time.sleep(3)
     ended.set()
     for asker in askers:
@@ -73,13 +58,13 @@ def test_the_service_is_back_after_a_kill(server, name: str, record_testsuite_pr
     assert set(outcomes) <= {"answered", "503", "429", "500", "unreachable"}
 
 
-def answered(server, name: str) -> bool:
+def answered(server) -> bool:
     try:
         with Client(server.address, server.secret, retries=0, seconds=20) as client:
             client.generate(label=2, seed=time.time_ns() % 2**40, steps=2, attribute=True)
     except ForebearError:
         return False
-    return bool(processes(server, name))
+    return True
 
 
 def wait_until(holds: Callable[[], bool], until: float) -> float:
@@ -89,11 +74,11 @@ def wait_until(holds: Callable[[], bool], until: float) -> float:
     return time.monotonic()
 
 
-def test_reviews_that_were_confirmed_survive_everything(server) -> None:
+def test_reviews_that_were_confirmed_survive_everything(server, replicas) -> None:
     database = Database.open(f"sqlite:///{server.run.folder / 'reviews.sqlite'}")
     (review, new) = Reviews(database).create(NewReview("digits", "sample"), actor="test")
     assert new
-    (victim,) = processes(server, "reviews")
+    (victim,) = replicas(server, "reviews")
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: answered(server, "reviews"), time.monotonic() + 60)
+    wait_until(lambda: answered(server) and bool(replicas(server, "reviews")), time.monotonic() + 60)
     assert Reviews(database).get(review.id) == review

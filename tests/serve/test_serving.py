@@ -13,6 +13,9 @@ import yaml
 from forebear.config import parse
 from forebear.run import Run
 from forebear_serve.application import build
+from forebear_serve.client import RefusedError
+from forebear_serve.database import Verdict
+from forebear_serve.review_schemas import ReviewChange, ReviewRequest
 from forebear_serve.schemas import Picture, Progressed, Timings, Traced
 from forebear_serve.serving import is_loopback
 from forebear_serve.settings import ServeSettings
@@ -34,6 +37,22 @@ def test_a_picture_and_its_ancestors_come_over_the_wire(server) -> None:
         sample = client.samples(limit=1).samples[0]
         traced = client.attribute(sample, estimators=("retrac-matched",), top_k=1)
         assert traced.attributions[0].proponents[0].sample_id == sample.id
+
+
+def test_reviews_are_written_and_exported_over_the_wire(server) -> None:
+    with server.client() as client:
+        sample = client.samples(limit=1).samples[0]
+        (opened,) = client.create_reviews([ReviewRequest(sample_id=sample.id, note="over the wire")])
+        change = ReviewChange(id=opened.review.id, version=opened.review.version, verdict=Verdict.REMOVE)
+        (review,) = client.change_reviews([change])
+        assert client.reviews(text="over the wire").reviews == (review,)
+        with pytest.raises(RefusedError, match="changed") as refused:
+            client.change_reviews([change])
+        assert refused.value.status == 409
+        assert client.export_reviews("deny").decode() == f"{sample.id}\n"
+        assert client.export_reviews("parquet")[:4] == b"PAR1"
+        with pytest.raises(RefusedError, match="nobody"):
+            client.create_reviews([ReviewRequest(sample_id="nobody")])
 
 
 def test_a_request_in_flight_is_answered_before_the_server_goes(server) -> None:

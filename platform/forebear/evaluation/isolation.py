@@ -28,6 +28,8 @@ REFERENCES = 4096
 """Samples among which neighbours are sought: all, or so many chosen by key."""
 TINY = 1e-30
 """A vector whose score on itself is below is taken for zero, and its cosines with it."""
+PIECE_BYTES = 2**28
+"""Of the query sides that are held at once while all pairs are compared."""
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -42,7 +44,7 @@ def received(evaluated: EvaluatedRun, name: str, ridge: float | None = None) -> 
     method = estimator(name)
     totals = _totals(evaluated, method)
     own, every = np.zeros(len(evaluated.store)), np.zeros(len(evaluated.store))
-    for block in _blocks(evaluated, method, ridge):
+    for block in sample_blocks(evaluated, method, ridge):
         own[block.rows] = block.own()
         every[block.rows] = block.psi @ totals
     support = (every - own) / max(1, len(own) - 1)
@@ -62,15 +64,40 @@ def isolation(evaluated: EvaluatedRun, name: str, share: float, ridge: float | N
     count, ids = len(evaluated.store), evaluated.store.ids()
     by_id = np.array(sorted(range(count), key=lambda row: ids[row]))
     chosen = np.sort(by_id[keyed_permutation(count, "isolation")[:REFERENCES]])  # [M], rising
-    kept = [block.of(chosen) for block in _blocks(evaluated, method, ridge)]
+    kept = [block.of(chosen) for block in sample_blocks(evaluated, method, ridge)]
     references = np.concatenate([phi for phi, _ in kept])  # [M, D]
     lengths = np.sqrt(np.maximum(np.concatenate([own for _, own in kept]), TINY))  # [M]
     found = np.zeros(count)
-    for block in _blocks(evaluated, method, ridge):
+    for block in sample_blocks(evaluated, method, ridge):
         mine = np.sqrt(np.maximum(block.own(), TINY))
         cosines = block.psi.astype(np.float32) @ references.T / (mine[:, None] * lengths)  # [B, M]
         found[block.rows] = 1.0 - nth_highest(cosines, block.rows, chosen, share)
     return found
+
+
+def nearest_by_cosine(evaluated: EvaluatedRun, name: str, ridge: float | None = None) -> tuple[Places, Floats]:
+    """Each sample's nearest other one: its place int64[N], -1 where there is none, and the cosine float64[N].
+
+    All pairs are compared, as many rows at once as PIECE_BYTES hold; `das` is taken as by `isolation`. Raises what
+    Sides.check raises.
+    """
+    method = replace(estimator(name), residual=False)
+    count = len(evaluated.store)
+    lengths = np.zeros(count)
+    for block in sample_blocks(evaluated, method, ridge):
+        lengths[block.rows] = np.sqrt(np.maximum(block.own(), TINY))
+    places, cosines = np.full(count, -1, np.int64), np.full(count, -np.inf)
+    for rows, psi in _pieces(evaluated, method, ridge):
+        best, found = np.full(len(rows), -1, np.int64), np.full(len(rows), -np.inf)
+        for others, _, phi in training_blocks(evaluated, method):
+            near = psi @ phi.T / (lengths[rows][:, None] * lengths[others])  # [P, B]
+            near[rows[:, None] == others] = -np.inf
+            top = near.argmax(1)
+            value = near[np.arange(len(rows)), top]
+            closer = value > found
+            best[closer], found[closer] = others[top[closer]], value[closer]
+        places[rows], cosines[rows] = best, found
+    return places, np.where(places < 0, 0.0, cosines)
 
 
 def nth_highest(cosines: Floats, rows: Places, references: Places, share: float) -> Floats:
@@ -84,8 +111,24 @@ def nth_highest(cosines: Floats, rows: Places, references: Places, share: float)
     return np.where(np.isfinite(found), found, 0.0)  # a sample that is the only one has no neighbour
 
 
+def _pieces(
+    evaluated: EvaluatedRun, method: Estimator, ridge: float | None
+) -> Iterator[tuple[Places, NDArray[np.float32]]]:
+    """(places, psi float32[P, D]) of consecutive samples, as many as PIECE_BYTES hold and at least a block."""
+    rows: list[Places] = []
+    psi: list[NDArray[np.float32]] = []
+    for block in sample_blocks(evaluated, method, ridge):
+        if psi and sum(one.nbytes for one in psi) + psi[-1].nbytes > PIECE_BYTES:
+            yield np.concatenate(rows), np.concatenate(psi)
+            rows, psi = [], []
+        rows.append(block.rows)
+        psi.append(block.psi.astype(np.float32))
+    if psi:
+        yield np.concatenate(rows), np.concatenate(psi)
+
+
 @dataclass(frozen=True)
-class _Block:
+class SampleBlock:
     """Both sides of B consecutive samples, checkpoints concatenated."""
 
     rows: Places
@@ -106,25 +149,25 @@ class _Block:
         return self.phi[here], self.own()[here]
 
 
-def _blocks(evaluated: EvaluatedRun, method: Estimator, ridge: float | None) -> Iterator[_Block]:
+def sample_blocks(evaluated: EvaluatedRun, method: Estimator, ridge: float | None) -> Iterator[SampleBlock]:
     sides = evaluated.sides
     sides.check(method)
     curvatures, weights = sides.curvatures(method, build=True), sides.weights(method)
-    for rows, pieces, phi in _training_rows(evaluated, method):
+    for rows, pieces, phi in training_blocks(evaluated, method):
         psi = method.query_rows(pieces, weights, curvatures, ridge)
-        yield _Block(rows, phi, np.concatenate(psi, axis=1))
+        yield SampleBlock(rows, phi, np.concatenate(psi, axis=1))
 
 
 def _totals(evaluated: EvaluatedRun, method: Estimator) -> Floats:
     """The sum of all training vectors: float64[D]."""
     evaluated.sides.check(method)
     total: Floats = np.zeros(evaluated.sides.dim(method))
-    for _, _, phi in _training_rows(evaluated, method):
+    for _, _, phi in training_blocks(evaluated, method):
         total += phi.sum(0, dtype=np.float64)
     return total
 
 
-def _training_rows(
+def training_blocks(
     evaluated: EvaluatedRun, method: Estimator
 ) -> Iterator[tuple[Places, list[NDArray[np.float32]], NDArray[np.float32]]]:
     """(places, what is stored at each checkpoint [B, k], phi [B, D]) of consecutive samples."""

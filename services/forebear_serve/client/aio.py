@@ -9,9 +9,18 @@ import httpx2
 from PIL import Image
 
 from forebear.errors import ConfigError
-from forebear_serve.client import calls, review_calls
+from forebear_serve.audit_schemas import (
+    Concentration,
+    DuplicatePage,
+    GroupsAudit,
+    InfluentialPage,
+    Norms,
+    OutlierPage,
+)
+from forebear_serve.client import audit_calls, calls, job_calls, review_calls
 from forebear_serve.client.calls import Call, Upload
 from forebear_serve.client.connection import RETRY_STATUSES, SECONDS, Event, EventReader, Target, pause, refusal
+from forebear_serve.job_schemas import JobInfo
 from forebear_serve.review_schemas import (
     ReviewChange,
     ReviewEvent,
@@ -182,6 +191,49 @@ class AsyncClient:
     async def export_reviews(self, kind: str, *, licence_issues: bool = False, **chosen: Any) -> bytes:
         """A file's bytes: `csv` or `parquet` of the reviews that `chosen` lets through, or the list `deny`."""
         return await self._ask(review_calls.export_reviews(kind, licence_issues, chosen))
+
+    async def outliers(
+        self, score: str = "self", *, estimator: str | None = None, after: int = 0, limit: int = 60
+    ) -> OutlierPage:
+        """Training images that stand out by `self`, `support` or `isolation`; `after` is `next` of the page before."""
+        return await self._ask(audit_calls.outliers(score, estimator, after, limit))
+
+    async def influential(self, *, estimator: str | None = None, after: int = 0, limit: int = 60) -> InfluentialPage:
+        """Training images that count for everything, the most influential first."""
+        return await self._ask(audit_calls.influential(estimator, after, limit))
+
+    async def duplicates(
+        self, measure: str = "pixel", *, estimator: str | None = None, after: int = 0, limit: int = 60
+    ) -> DuplicatePage:
+        """The nearest pairs of training images by `pixel`, `shifted` or `gradient`."""
+        return await self._ask(audit_calls.duplicates(measure, estimator, after, limit))
+
+    async def concentration(self, *, estimator: str | None = None) -> Concentration:
+        return await self._ask(audit_calls.concentration(estimator))
+
+    async def norms(self) -> Norms:
+        return await self._ask(audit_calls.norms())
+
+    async def audited_groups(
+        self, group: str | None = None, *, estimator: str | None = None, limit: int = 100
+    ) -> tuple[GroupsAudit, ...]:
+        """How influential each value of the group columns is."""
+        return await self._ask(audit_calls.audited_groups(group, estimator, limit))
+
+    async def start_job(self, kind: str, **options: Any) -> JobInfo:
+        """Start `embed`, `index` or `evaluate` on the server; raises RefusedError 409 while another job runs."""
+        return await self._ask(job_calls.start_job(kind, options))
+
+    async def jobs(self) -> tuple[JobInfo, ...]:
+        return await self._ask(job_calls.jobs())
+
+    async def job(self, job_id: str) -> JobInfo:
+        """How it stands, and the end of its log."""
+        return await self._ask(job_calls.job(job_id))
+
+    async def cancel_job(self, job_id: str) -> JobInfo:
+        """Ask it to stop; the same job, started again, goes on."""
+        return await self._ask(job_calls.cancel_job(job_id))
 
     async def _ask(self, call: Call[T], also: tuple[int, ...] = ()) -> T:
         for attempt in range(self._retries + 1):

@@ -78,19 +78,19 @@ def samples(text: str, group: str | None, value: str | None, after: int, limit: 
 
 
 def sample(sample_id: str) -> Call[SampleInfo]:
-    return Call("GET", f"/samples/{_part(sample_id)}", read_as(SampleInfo))
+    return Call("GET", f"/samples/{quoted(sample_id)}", read_as(SampleInfo))
 
 
 def sample_image(sample_id: str, size: int) -> Call[Image.Image]:
-    return Call("GET", f"/samples/{_part(sample_id)}/image", _picture, {"size": size})
+    return Call("GET", f"/samples/{quoted(sample_id)}/image", _picture, {"size": size})
 
 
 def picture(picture_id: str) -> Call[PictureInfo]:
-    return Call("GET", f"/pictures/{_part(picture_id)}", read_as(PictureInfo))
+    return Call("GET", f"/pictures/{quoted(picture_id)}", read_as(PictureInfo))
 
 
 def picture_image(picture_id: str) -> Call[Image.Image]:
-    return Call("GET", f"/pictures/{_part(picture_id)}/image", _picture)
+    return Call("GET", f"/pictures/{quoted(picture_id)}/image", _picture)
 
 
 def upload(image: Upload) -> Call[PictureInfo]:
@@ -123,7 +123,8 @@ def attribute_request(
     return AttributeRequest(image=base64.b64encode(_bytes(image)), **told)
 
 
-def _part(value: str) -> str:
+def quoted(value: str) -> str:
+    """One part of a path."""
     from urllib.parse import quote
 
     return quote(value, safe="")

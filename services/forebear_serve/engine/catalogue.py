@@ -54,7 +54,7 @@ class Catalogue:
         shown = rows[first : first + min(limit, self._limits.page)]
         more = first + len(shown) < len(rows)
         return SamplePage(
-            samples=tuple(self._info(live, row) for row in shown.tolist()),
+            samples=tuple(sample_info(live, row) for row in shown.tolist()),
             total=len(rows),
             next=int(shown[-1]) if more and len(shown) else None,
         )
@@ -62,12 +62,12 @@ class Catalogue:
     def sample(self, sample_id: str) -> SampleInfo:
         """Raises Problem 404 when there is no such sample, or it was removed."""
         live = self._live()
-        return self._info(live, self._row(live, sample_id))
+        return sample_info(live, self._row(live, sample_id))
 
     def groups_of(self, sample_ids: Sequence[str]) -> dict[str, dict[str, str]]:
         """By sample, its groups; raises Problem 404 for the first that is not there, or was removed."""
         live = self._live()
-        return {one: self._info(live, self._row(live, one)).groups for one in sample_ids}
+        return {one: sample_info(live, self._row(live, one)).groups for one in sample_ids}
 
     def sample_png(self, sample_id: str, size: int) -> bytes:
         """The sample's picture, at most about `size` pixels along its longer side."""
@@ -93,7 +93,7 @@ class Catalogue:
         """The sample's picture as its source gives it, for tracing by a model of `size` pixels, and what it is."""
         live = self._live()
         row = self._row(live, sample_id)
-        return live.training_set.picture(row, size), self._info(live, row)
+        return live.training_set.picture(row, size), sample_info(live, row)
 
     def groups(self, limit: int = 100) -> tuple[GroupInfo, ...]:
         """The group columns, each with its most frequent values."""
@@ -132,17 +132,6 @@ class Catalogue:
         return row
 
     @staticmethod
-    def _info(live: LiveRun, row: int) -> SampleInfo:
-        sample = live.training_set.samples[row]
-        return SampleInfo(
-            id=sample.id,
-            row=row,
-            caption=sample.caption,
-            label=sample.label,
-            groups={name: value or "" for name, value in sample.groups.items()},
-        )
-
-    @staticmethod
     def _matching(live: LiveRun, text: str, group: str | None, value: str | None) -> NDArray[np.int64]:
         samples = live.training_set.samples
         keep = np.ones(len(samples), np.bool_)
@@ -157,6 +146,18 @@ class Catalogue:
         elif value is not None:
             raise invalid("value needs a group: say of which column it is")
         return np.flatnonzero(keep).astype(np.int64)
+
+
+def sample_info(live: LiveRun, row: int) -> SampleInfo:
+    """The sample of a row, as pages show it."""
+    sample = live.training_set.samples[row]
+    return SampleInfo(
+        id=sample.id,
+        row=row,
+        caption=sample.caption,
+        label=sample.label,
+        groups={name: value or "" for name, value in sample.groups.items()},
+    )
 
 
 def _truth(column: pa.ChunkedArray) -> NDArray[np.bool_]:

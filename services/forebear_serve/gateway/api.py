@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 
 from forebear.version import __version__
-from forebear_serve.gateway import attributing, generating, informing, listing, reviewing
+from forebear_serve.gateway import attributing, auditing, generating, informing, jobs, listing, reviewing
 from forebear_serve.gateway.core import Core
 from forebear_serve.gateway.errors import add_handlers, answer
 from forebear_serve.problems import ProblemDetails, unavailable
@@ -42,7 +42,7 @@ def make_api(core: Core) -> FastAPI:
     )
     api.state.core, api.state.access = core, core.access
     v1 = APIRouter(prefix="/v1")
-    for part in (generating, attributing, listing, reviewing, informing):
+    for part in (generating, attributing, listing, auditing, reviewing, jobs, informing):
         v1.include_router(part.router)
     api.include_router(v1)
     add_handlers(api)

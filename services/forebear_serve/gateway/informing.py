@@ -25,6 +25,7 @@ async def health(response: Response, core: Gateway) -> Health:
     """Whether every part answers; needs no token, and says no more than names."""
     parts = {f"generator {name}": part for name, part in core.parts.makers.items()}
     parts |= {"attributor": core.parts.tracer, "catalogue": core.parts.catalogue, "reviews": core.parts.reviews}
+    parts |= {"audits": core.parts.audits, "jobs": core.parts.jobs}
 
     async def state(name: str) -> tuple[str, str]:
         try:

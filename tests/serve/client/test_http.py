@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -12,9 +13,13 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from forebear.errors import ConfigError
+from forebear.run import Run
 from forebear_serve.client import AsyncClient, Client, RefusedError, UnreachableError
 from forebear_serve.client.connection import pause
 from forebear_serve.database import Verdict
+from forebear_serve.engine.jobs import Jobs
+from forebear_serve.gateway.api import make_api
+from forebear_serve.parts import LocalPart
 from forebear_serve.review_schemas import ReviewChange, ReviewRequest
 from forebear_serve.schemas import Picture, Progressed, Timings, Traced
 
@@ -114,6 +119,44 @@ def test_a_program_reviews_what_it_found(asking: Client) -> None:
         asking.export_reviews("xlsx")
 
 
+def test_a_program_audits_the_training_set(asking: Client) -> None:
+    page = asking.outliers("isolation", estimator="retrac", limit=5)
+    following = asking.outliers("isolation", estimator="retrac", limit=5, after=page.next or 0)
+    assert [one.rank for one in (*page.outliers, *following.outliers)] == list(range(1, 11))
+    assert asking.influential(limit=3).estimator == "retrac-ridge"
+    assert asking.duplicates("gradient", estimator="retrac-matched", limit=3).estimator == "retrac-matched"
+    assert len(asking.concentration().lorenz) == 101
+    assert len(asking.norms().checkpoints) == 2
+    assert sum(one.samples for one in asking.audited_groups()[0].values) == 24
+    with pytest.raises(RefusedError, match=r"query\.score"):
+        asking.outliers("beauty")
+
+
+def test_programs_start_and_cancel_jobs(api: FastAPI, secrets: dict[str, str], copied_run: Run) -> None:
+    core, sleeping = api.state.core, Jobs(copied_run.folder, lambda *_: ["/bin/sleep", "60"])
+    with_jobs = make_api(replace(core, parts=replace(core.parts, jobs=LocalPart(sleeping))))
+    with Client(ADDRESS, secrets["admin"], transport=Bridge(with_jobs)) as client:
+        job = client.start_job("evaluate", evaluation="tracing", queries=8)
+        with pytest.raises(RefusedError, match="still runs") as refused:
+            client.start_job("embed")
+        assert refused.value.status == 409
+        assert client.jobs()[0].options == {"evaluation": "tracing", "estimators": [], "queries": 8}
+        client.cancel_job(job.id)
+        with pytest.raises(ValueError, match="restart"):
+            client.start_job("embed", restart=True)
+
+    async def ask() -> None:
+        transport = httpx2.ASGITransport(app=with_jobs)
+        async with AsyncClient(ADDRESS, secrets["admin"], transport=transport) as client:
+            while (await client.job(job.id)).state == "running":
+                await asyncio.sleep(0.05)
+            again = await client.start_job("index", estimators=["retrac"])
+            assert [one.id for one in await client.jobs()] == [again.id, job.id]
+            assert (await client.cancel_job(again.id)).id == again.id
+
+    asyncio.run(ask())
+
+
 def test_missing_tokens_servers_and_addresses_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FOREBEAR_TOKEN", raising=False)
     with pytest.raises(ConfigError, match="set FOREBEAR_TOKEN"):
@@ -152,6 +195,12 @@ def test_asyncio_has_the_same_methods(api: FastAPI, secrets: dict[str, str]) -> 
             assert len([one async for one in client.all_samples()]) == 24
             with pytest.raises(RefusedError):
                 await client.sample("nobody")
+            assert (await client.influential(limit=1)).total == 24
+            assert (await client.outliers(limit=1)).outliers[0].rank == 1
+            assert (await client.duplicates(limit=1)).duplicates[0].rank == 1
+            assert (await client.concentration()).samples == 24
+            assert (await client.norms()).checkpoints
+            assert (await client.audited_groups("class"))[0].name == "class"
             await reviewed(client, made.traced.attributions[0].proponents[0].sample_id)
 
     async def reviewed(client: AsyncClient, sample_id: str) -> None:

@@ -96,6 +96,8 @@ def test_health_names_every_part_and_needs_no_token(client: TestClient, client_w
         "attributor": "ok",
         "catalogue": "ok",
         "reviews": "ok",
+        "audits": "ok",
+        "jobs": "ok",
     }
 
 
