@@ -13,9 +13,9 @@ help: ## list these commands
 bootstrap: ## make or refresh the virtual environment (deploy/local/bootstrap.sh)
 	@bash deploy/local/bootstrap.sh
 
-demo: bootstrap ## attribute generated emoji, write a report, then serve pictures and their ancestors
+demo: bootstrap ## attribute generated emoji, write a report, then open the dashboard (BROWSER=no: print its address)
 	@$(BIN)/forebear demo
-	@$(BIN)/forebear serve --run runs/demo
+	@$(BIN)/forebear serve --run runs/demo --dashboard $(if $(filter no,$(BROWSER)),--no-browser)
 
 test: bootstrap ## run the tests
 	@$(BIN)/python -m pytest

@@ -1,7 +1,12 @@
 """`forebear serve`: generators and attribution over HTTP, on this machine."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,9 @@ from forebear.cli.options import run_option
 from forebear.config import parse, read_yaml
 from forebear.errors import ConfigError
 from forebear.run import Run
+
+GRACE = 10.0
+"""Seconds that the dashboard has to end."""
 
 
 @click.command()
@@ -25,7 +33,17 @@ from forebear.run import Run
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others than loopback want a token first.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-def serve(run: Run | None, config: Path | None, generators: tuple[str, ...], host: str, port: int) -> None:
+@click.option("--dashboard", is_flag=True, help="Run `forebear dashboard` over it too.")
+@click.option("--browser/--no-browser", default=True, show_default=True, help="With --dashboard: open a browser.")
+def serve(
+    run: Run | None,
+    config: Path | None,
+    generators: tuple[str, ...],
+    host: str,
+    port: int,
+    dashboard: bool,
+    browser: bool,
+) -> None:
     """Serve a run: make pictures and trace them over HTTP until SIGINT or SIGTERM, then finish what is in flight."""
     from forebear_serve.serving import first_token, served
     from forebear_serve.settings import ServeSettings
@@ -47,8 +65,24 @@ def serve(run: Run | None, config: Path | None, generators: tuple[str, ...], hos
     with served(settings, host, port, lambda line: click.echo(line, err=True)):
         address = f"http://{host}:{port}/v1"
         click.echo(f"serving {settings.run.name} at {address}; try\n\n{_example(address, secret)}\n")
-        _wait_for_signal()
+        with _dashboard(address.removesuffix("/v1"), secret, browser=browser) if dashboard else nullcontext():
+            _wait_for_signal()
         click.echo("finishing what is in flight", err=True)
+
+
+@contextmanager
+def _dashboard(address: str, secret: str | None, *, browser: bool) -> Iterator[None]:
+    """The pages in a process of their own, signed in with a token that was made just now."""
+    command = [sys.executable, "-m", "forebear.cli.main", "dashboard", "--address", address]
+    given = {} if secret is None else {"FOREBEAR_TOKEN": secret}
+    pages = subprocess.Popen(
+        [*command, "--browser" if browser else "--no-browser"], env={**os.environ, **given}, start_new_session=True
+    )
+    try:
+        yield
+    finally:
+        pages.terminate()
+        pages.wait(GRACE)
 
 
 def _wait_for_signal() -> None:

@@ -1,0 +1,83 @@
+"""A training image as a card: picture, facts, and what can be done with it."""
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from forebear_dashboard import session
+from forebear_dashboard.text import escaped, plain
+from forebear_dashboard.thumbnails import thumbnails
+from forebear_serve.schemas import SampleInfo
+
+GROUPS_SHOWN = 3
+LICENCE = ("licence", "license")
+"""Columns that are always shown."""
+CARD_WIDTH = 160
+NARROW_WIDTH = 138
+"""Pixels of the narrowest card: two of them lie side by side on a telephone, and in half a page."""
+INSPECTED_SIDE = 512
+
+
+def alt_text(caption: str, sample_id: str) -> str:
+    return f"Training image: {caption or sample_id}"
+
+
+def picture(png: bytes | None, caption: str, sample_id: str) -> None:
+    """As wide as the card; words in its place when it was removed."""
+    if png is None:
+        st.caption("No picture: the image was removed, or its source does not give it.")
+    else:
+        st.image(png, width="stretch", output_format="PNG", alt=alt_text(caption, sample_id))
+
+
+def group_lines(groups: Mapping[str, str], columns: Sequence[str]) -> str:
+    """The first groups of a sample as HTML, a line each."""
+    shown = [(name, groups[name]) for name in columns if groups.get(name)][:GROUPS_SHOWN]
+    return "".join(
+        f'<div class="fb-line fb-dim" title="{escaped(name)}: {escaped(value)}">{escaped(name)}: {escaped(value)}</div>'
+        for name, value in shown
+    )
+
+
+def told_columns(groups: Sequence[Mapping[str, str]]) -> list[str]:
+    """Columns by how much they say of these samples: the licence, then those whose values differ."""
+    names = dict.fromkeys(name for one in groups for name in one)
+
+    def order(name: str) -> tuple[bool, bool]:
+        return name not in LICENCE, len({one.get(name, "") for one in groups}) < 2
+
+    return sorted(names, key=order)
+
+
+def sample_facts(sample: SampleInfo, columns: Sequence[str]) -> None:
+    """Caption and groups below a picture."""
+    caption = escaped(sample.caption or sample.id)
+    st.html(
+        f'<div class="fb-facts"><div class="fb-line" title="{caption}"><b>{caption}</b></div>'
+        f"{group_lines(sample.groups, columns)}</div>"
+    )
+
+
+@st.dialog("Training image", width="large")
+def inspect(sample_id: str, told: Mapping[str, str] | None = None) -> None:
+    """The image large, with everything that is known of it; `told` adds what an answer said."""
+    from forebear_dashboard.told import errors_told
+
+    with errors_told():
+        sample = session.client().sample(sample_id)
+        shown, facts = st.columns([1, 1])
+        with shown:
+            picture(thumbnails([sample_id], INSPECTED_SIDE)[sample_id], sample.caption, sample_id)
+        with facts:
+            st.markdown(f"**{plain(sample.caption or 'no caption')}**")
+            rows = {**(told or {}), "id": sample.id, **{f"group {name}": one for name, one in sample.groups.items()}}
+            if sample.label is not None:
+                rows["label"] = str(sample.label)
+            lines = "".join(
+                f'<tr><th scope="row">{escaped(name)}</th><td>{escaped(value)}</td></tr>'
+                for name, value in rows.items()
+                if value
+            )
+            st.html(f'<table class="fb-groups"><tbody>{lines}</tbody></table>')
+        if st.button("Trace this image", key="inspect:trace"):
+            st.switch_page("views/trace.py", query_params={"sample": sample_id})

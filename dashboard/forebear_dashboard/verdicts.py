@@ -1,0 +1,144 @@
+"""One review at a time: what it is about, and a verdict in one key."""
+
+import json
+from collections.abc import Sequence
+
+import streamlit as st
+
+from forebear_dashboard import cards, session
+from forebear_dashboard.answers import enlarged
+from forebear_dashboard.review_list import VERDICTS, verdict_name
+from forebear_dashboard.text import plain
+from forebear_dashboard.thumbnails import made_pictures, thumbnails
+from forebear_dashboard.told import errors_kept
+from forebear_serve.database import Verdict
+from forebear_serve.review_schemas import ReviewChange, ReviewInfo
+
+KEYS = {Verdict.KEEP: "K", Verdict.REMOVE: "X", Verdict.LICENCE_ISSUE: "L", Verdict.UNSURE: "U"}
+"""C and R are Streamlit's own."""
+PLACE, LAST, TOLD = "review:place", "review:last", "review:told"
+"""In the session: the position in the list, what was judged last, and what to say of it."""
+SHOWN_SIDE = 256
+
+
+def judge(reviews: Sequence[ReviewInfo]) -> None:
+    """The review that it is the turn of, with verdicts and the way to its neighbours."""
+    place = min(st.session_state.get(PLACE, 0), len(reviews) - 1)
+    review = reviews[place]
+    told = st.session_state.pop(TOLD, None)
+    if told:
+        st.success(told, icon="✔️")
+    pictures, facts = st.columns([1, 1.6], gap="medium")
+    with pictures:
+        _pictures(review)
+    with facts:
+        st.markdown(f"##### Review {place + 1} of {len(reviews)}: {verdict_name(review.verdict)}")
+        _facts(review)
+        st.text_input(
+            "Note", review.note, key=f"review:note:{review.id}:{review.version}", max_chars=4_000, on_change="ignore"
+        )
+        with st.container(horizontal=True):
+            for verdict, name in VERDICTS.items():
+                st.button(
+                    name,
+                    key=f"review:{verdict.value}",
+                    shortcut=KEYS[verdict],
+                    type="primary" if verdict is review.verdict else "secondary",
+                    on_click=_judged,
+                    args=(review, verdict),
+                )
+        with st.container(horizontal=True):
+            st.button(
+                "Previous", key="review:previous", shortcut="P", on_click=_go, args=(place - 1,), disabled=place == 0
+            )
+            st.button(
+                "Next",
+                key="review:next",
+                shortcut="N",
+                on_click=_go,
+                args=(place + 1,),
+                disabled=place == len(reviews) - 1,
+            )
+            st.button("Save the note", key="review:save", on_click=_judged, args=(review, None))
+            if review.verdict is not None:
+                st.button("Open again", key="review:reopen", on_click=_judged, args=(review, None, True))
+            undo_button()
+        with st.expander("History"):
+            _history(review)
+
+
+def undo_button() -> None:
+    """Takes the last verdict of this session back."""
+    last: ReviewInfo | None = st.session_state.get(LAST)
+    if last is not None:
+        st.button("Undo the last verdict", key="review:undo", shortcut="Z", on_click=_judged, args=(last, None, True))
+
+
+def _pictures(review: ReviewInfo) -> None:
+    png = thumbnails([review.sample_id], SHOWN_SIDE)[review.sample_id]
+    cards.picture(png, "", review.sample_id)
+    st.caption(f"Training image {plain(review.sample_id)}")
+    if not review.picture_id:
+        return
+    made = made_pictures([review.picture_id])[review.picture_id]
+    if made is None:
+        st.caption("The picture that it was found for is not kept any more.")
+    else:
+        st.image(
+            enlarged(made, side=SHOWN_SIDE),
+            width=SHOWN_SIDE // 2,
+            output_format="PNG",
+            alt="The picture that it was found for",
+        )
+        st.page_link(
+            "views/generate.py", label="The picture that it was found for", query_params={"picture": review.picture_id}
+        )
+
+
+def _facts(review: ReviewInfo) -> None:
+    found = review.attribution
+    facts = {name: plain(value) for name, value in review.groups.items()}
+    if found is not None:
+        facts |= {"score": f"{found.score:+.4g} by {plain(found.estimator)}", "rank": str(found.rank)}
+    facts |= {
+        "sent by": f"{plain(review.creator)}, {review.created:%Y-%m-%d %H:%M} UTC",
+        "changed by": f"{plain(review.reviewer)}, {review.changed:%Y-%m-%d %H:%M} UTC" if review.reviewer else "nobody",
+    }
+    st.table(facts, border="horizontal")
+
+
+def _history(review: ReviewInfo) -> None:
+    rows = []
+    for event in session.client().review_history(review.id):
+        before = event.before or {}
+        changed = {
+            name: value
+            for name, value in event.after.items()
+            if name in {"verdict", "note"} and value != before.get(name)
+        }
+        rows.append(
+            {
+                "time (UTC)": event.time.strftime("%Y-%m-%d %H:%M:%S"),
+                "who": event.actor,
+                "what": event.action,
+                "to": json.dumps(changed, ensure_ascii=False),
+            }
+        )
+    st.dataframe(rows, hide_index=True)
+
+
+def _judged(review: ReviewInfo, verdict: Verdict | None, reopen: bool = False) -> None:
+    """A callback: the list that is drawn after it has the change already, so that a key goes to the next image."""
+    note = st.session_state.get(f"review:note:{review.id}:{review.version}")
+    with errors_kept():
+        change = ReviewChange(id=review.id, version=review.version, verdict=verdict, note=note, reopen=reopen)
+        (changed,) = session.client().change_reviews([change])
+        st.session_state[LAST] = changed if verdict is not None else None
+        said = f"{VERDICTS[verdict]}" if verdict is not None else "open again" if reopen else "note saved"
+        st.session_state[TOLD] = f"Review {review.id}: {said}."
+        if verdict is not None and st.session_state.get("state") != "open":
+            _go(st.session_state.get(PLACE, 0) + 1)
+
+
+def _go(place: int) -> None:
+    st.session_state[PLACE] = max(0, place)

@@ -1,0 +1,157 @@
+"""Page: make a picture and see which training images it descends from."""
+
+import base64
+import io
+import time
+from typing import Any
+
+import streamlit as st
+from PIL import Image
+
+from forebear_dashboard import answers, asking, session
+from forebear_dashboard.answers import Answer, Question, Subject
+from forebear_dashboard.text import plain
+from forebear_dashboard.traced_view import show_answer
+from forebear_serve.client import Client
+from forebear_serve.schemas import AttributeOptions, GeneratorInfo, Picture, PictureInfo, Progressed, Timings, Traced
+
+PAGE = "generate"
+PREVIEW_SIDE = 256
+EXAMPLES = 4
+
+
+def main() -> None:
+    client = session.client()
+    st.title("Generate and trace")
+    st.caption("Make a picture, and see which training images it descends from.")
+    known = {one.name: one for one in asking.generators(client)}
+    with st.form("generate", border=True):
+        asked, question, submitted = _form(client, known)
+    if submitted:
+        _make(client, asked, question)
+    shared = st.query_params.get("picture")
+    kept = answers.kept(PAGE)
+    if shared and (kept is None or kept.subject.picture_id != shared):
+        _reopen(client, shared, question)
+    if answers.kept(PAGE) is None:
+        _empty(client, next(iter(known.values())).conditioning)
+    show_answer(PAGE)
+
+
+def _form(client: Client, known: dict[str, GeneratorInfo]) -> tuple[dict[str, Any], Question, bool]:
+    """The request, how to trace, and whether the button was pressed."""
+    first = next(iter(known.values()))
+    words, go = st.columns([4, 1.2], vertical_alignment="bottom")
+    with words:
+        prompt, label = asking.prompt_or_label(first.conditioning, "such as: red heart")
+    with go:
+        submitted = st.form_submit_button("Generate and trace", type="primary", width="stretch")
+    with st.expander("Settings"):
+        making, tracing = st.columns(2, gap="medium")
+        with making:
+            name = st.selectbox("Generator", list(known), key="generator", bind="query-params")
+            seed = st.number_input(
+                "Seed",
+                0,
+                2**53 - 1,
+                0,
+                step=1,
+                key="seed",
+                bind="query-params",
+                help="The same seed, the same picture.",
+            )
+            steps = st.number_input(
+                "Steps", 0, 1000, 0, step=1, key="steps", bind="query-params", help="0: the generator's own number."
+            )
+            guidance = st.slider(
+                "Guidance", 1.0, 10.0, 1.0, step=0.5, key="guidance", bind="query-params", help="1 switches it off."
+            )
+        with tracing:
+            question = asking.question(client)
+    request = {
+        "prompt": prompt,
+        "label": label,
+        "generator": name,
+        "seed": int(seed),
+        "steps": int(steps) or None,
+        "guidance": float(guidance),
+    }
+    return request, question, submitted
+
+
+def _make(client: Client, request: dict[str, Any], question: Question) -> None:
+    """Show the picture as it comes, then keep the answer; the page is drawn anew with it."""
+    started = time.perf_counter()
+    bar, place = st.progress(0.0, "Asking for the picture"), st.empty()
+    picture: Picture | None = None
+    traced: Traced | None = None
+    stages: dict[str, float] = {}
+    options = AttributeOptions(**question.options())
+    for event in client.stream(attribute=options, **request):
+        if isinstance(event, Progressed):
+            bar.progress(event.done / max(event.total, 1), f"Step {event.done} of {event.total}")
+            if event.preview:
+                place.image(
+                    _large(event.preview),
+                    width=PREVIEW_SIDE,
+                    output_format="PNG",
+                    alt="The picture while it is being made",
+                )
+        elif isinstance(event, Picture):
+            picture = event
+            bar.progress(1.0, "The picture is there; tracing it")
+            place.image(_large(event.png), width=PREVIEW_SIDE, output_format="PNG", alt="The picture that was made")
+        elif isinstance(event, Traced):
+            traced = event
+        elif isinstance(event, Timings):
+            stages = {name: value for name, value in event.stages.items() if name == "generate"}
+    bar.empty()
+    place.empty()
+    if picture is None or traced is None:
+        st.error("The server ended its answer early. Generate again.")
+        st.stop()
+    info = PictureInfo(**picture.model_dump(exclude={"png", "cached"}))
+    subject = Subject(info, base64.b64decode(picture.png), info.prompt, info.label)
+    answers.keep(PAGE, Answer(subject, question, traced, time.perf_counter() - started, stages=stages))
+    st.query_params["picture"] = info.id
+
+
+def _reopen(client: Client, picture_id: str, question: Question) -> None:
+    """A link names the picture: it is traced as the link says."""
+    info = client.picture(picture_id)
+    image = client.picture_image(picture_id)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    with st.spinner("Tracing the picture of this link"):
+        subject = Subject(info, buffer.getvalue(), info.prompt, info.label)
+        answers.keep(PAGE, answers.ask(client, subject, question))
+
+
+def _empty(client: Client, conditioning: str) -> None:
+    """What to do first, with prompts that the model knows."""
+    st.info(
+        "Say what to draw and press **Generate and trace**. Below it, the training images appear that made the model "
+        "draw it so: tick those that you want judged, and find them in the review queue. The page's address repeats "
+        "the picture: share it."
+    )
+    if conditioning != "text":
+        return
+    captions = [one.caption for one in client.samples(limit=EXAMPLES).samples if one.caption]
+    if captions:
+        st.caption("Words of the training captions work best, such as:")
+        with st.container(horizontal=True):
+            for number, caption in enumerate(captions):
+                st.button(plain(caption), key=f"generate:example:{number}", on_click=_take, args=(caption,))
+
+
+def _take(caption: str) -> None:
+    st.session_state["prompt"] = caption
+
+
+def _large(encoded: str) -> Image.Image:
+    small = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+    scale = max(1, PREVIEW_SIDE // max(small.size))
+    return small.resize((small.width * scale, small.height * scale), Image.Resampling.NEAREST)
+
+
+main()

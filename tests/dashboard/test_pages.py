@@ -1,0 +1,244 @@
+"""Every page against the real services: empty, full, refused, unreachable."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from forebear_serve.client import Client
+from forebear_serve.review_schemas import ReviewChange, ReviewRequest
+
+Open = Callable[..., AppTest]
+PAGES = ("generate", "trace", "compare", "images", "audit", "review", "health")
+
+
+def words(page: AppTest) -> str:
+    """Everything that the page says."""
+    assert not page.exception, page.exception[0]
+    kinds = ("title", "subheader", "markdown", "caption", "info", "success", "warning", "error")
+    told = [str(one.value) for kind in kinds for one in getattr(page, kind)]
+    return "\n".join([*told, *(one.proto.body for one in page.get("html"))])
+
+
+def button(page: AppTest, label: str) -> Any:
+    return next(one for one in page.button if one.label == label)
+
+
+@pytest.fixture
+def asker(address: str, secrets: dict[str, str]) -> Iterator[Client]:
+    with Client(address, secrets["admin"]) as client:
+        yield client
+
+
+@pytest.fixture
+def traced_page(open_page: Open) -> AppTest:
+    """A picture made and traced."""
+    page = open_page("generate", seed="3", steps="4", shown="3")
+    button(page, "Generate and trace").click().run()
+    assert "Proponents" in words(page)
+    return page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_opens_for_a_reader(open_page: Open, name: str) -> None:
+    page = open_page(name, scope="read")
+    assert len(page.title) == 1
+    assert not page.error
+    assert words(page)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_without_a_server_says_what_to_do(
+    open_page: Open, environment: pytest.MonkeyPatch, unused_port: int, name: str
+) -> None:
+    environment.setenv("FOREBEAR_ADDRESS", f"http://127.0.0.1:{unused_port}")
+    page = open_page(name)
+    assert "is `forebear serve` running there" in words(page).replace("\\", "")
+
+
+def test_without_a_token_there_is_only_the_way_in(environment: pytest.MonkeyPatch, app: AppTest) -> None:
+    page = app.run()
+    assert [one.value for one in page.title] == ["Forebear"]
+    assert "forebear token create" in words(page)
+
+
+def test_signing_in_and_out(environment: pytest.MonkeyPatch, app: AppTest, secrets: dict[str, str]) -> None:
+    page = app.run()
+    page.text_input(key="sign-in:token").input("fb_nonsense")
+    button(page, "Sign in").click().run()
+    assert "This token is not accepted" in page.error[0].value
+    page.text_input(key="sign-in:token").input(secrets["read"])
+    button(page, "Sign in").click().run()
+    assert page.title[0].value == "Generate and trace"
+    page.button(key="session:out").click().run()
+    assert page.title[0].value == "Forebear"
+
+
+def test_token_that_is_not_accepted_any_more_leads_back(environment: pytest.MonkeyPatch, app: AppTest) -> None:
+    environment.setenv("FOREBEAR_TOKEN", "fb_nonsense")
+    page = app.run()
+    assert page.title[0].value == "Forebear"
+    assert "not accepted any more" in page.warning[0].value
+
+
+def test_reader_may_not_generate(open_page: Open) -> None:
+    page = open_page("generate", scope="read", steps="4")
+    button(page, "Generate and trace").click().run()
+    assert "does not allow this" in page.warning[0].value
+    assert "generate" in page.warning[0].value
+
+
+def test_picture_and_its_ancestors(traced_page: AppTest) -> None:
+    told = words(traced_page)
+    assert "▲1" in told
+    assert "▼1" in told
+    assert "Answered" in told
+    images = traced_page.get("image")
+    assert len(images) >= 7
+    assert all(one.proto.imgs[0].alt for one in images)
+
+
+def test_link_shows_the_same_picture_again(traced_page: AppTest, open_page: Open) -> None:
+    picture = traced_page.query_params["picture"]
+    picture = picture if isinstance(picture, str) else picture[0]
+    again = open_page("generate", picture=picture, shown="3")
+    assert facts(again) == facts(traced_page)
+
+
+def facts(page: AppTest) -> list[str]:
+    """The cards' facts."""
+    return [one.proto.body for one in page.get("html") if "score" in one.proto.body]
+
+
+def test_part_of_a_picture_is_traced(traced_page: AppTest) -> None:
+    whole = facts(traced_page)
+    across, down = (one for one in traced_page.slider if "edge" in one.label)
+    across.set_value((0, 4))
+    down.set_value((2, 8)).run()
+    button(traced_page, "Trace this part").click().run()
+    assert "About the box from (0, 2) to (4, 8)" in traced_page.info[0].value
+    assert facts(traced_page) != whole
+    button(traced_page, "Whole picture").click().run()
+    assert facts(traced_page) == whole
+
+
+def test_noise_levels_alone_are_traced(traced_page: AppTest) -> None:
+    next(one for one in traced_page.slider if "timesteps" in one.label).set_value((0, 500)).run()
+    button(traced_page, "Trace this part").click().run()
+    assert "About timesteps 0 to 500" in traced_page.info[0].value
+
+
+def test_exact_mode_tests_groups(open_page: Open) -> None:
+    page = open_page("generate", seed="3", steps="4", shown="3", mode="exact")
+    button(page, "Generate and trace").click().run()
+    assert "adjusted for the number of groups" in words(page)
+
+
+def test_estimators_stand_side_by_side(open_page: Open, asker: Client) -> None:
+    sample = asker.samples(limit=1).samples[0]
+    page = open_page("trace", sample=sample.id, estimators="pixel", shown="3")
+    assert f'title="{sample.caption}"' in facts(page)[0]  # to the pixel it is its own nearest
+    page.multiselect(key="estimators").set_value(["pixel", "retrac"]).run()
+    headings = [one.value for one in page.markdown if one.value.startswith("#### ")]
+    assert headings == ["#### pixel", "#### retrac"] * 2  # above the ancestors, and above the groups
+
+
+def test_search_for_training_images(open_page: Open) -> None:
+    page = open_page("images", text="digit t")
+    assert "digit two" in words(page)
+    assert "digit one" not in words(page)
+    page.text_input(key="text").input("no such words").run()
+    assert "No training image is like this" in page.info[0].value
+
+
+def test_health_names_every_part(open_page: Open) -> None:
+    page = open_page("health")
+    assert set(page.dataframe[0].value["part"]) >= {"generator fp32", "attributor", "catalogue", "reviews"}
+    assert "All parts answer" in words(page)
+    assert "POST /v1/jobs" in words(page)
+    assert "scope admin sees jobs" in words(open_page("health", scope="read"))
+
+
+def test_review_from_tick_to_deny_list(traced_page: AppTest, open_page: Open, asker: Client) -> None:
+    button(traced_page, "Send ticked images to review").click().run()
+    assert "first" in traced_page.warning[0].value
+    first, second = [one for one in traced_page.checkbox if one.label.startswith("Review ▲")][:2]
+    first.check()
+    second.check()
+    next(one for one in traced_page.text_input if one.label == "Note for the reviewers").input("whose is it?")
+    button(traced_page, "Send ticked images to review").click().run()
+    assert "Sent 2 images to review" in traced_page.success[-1].value
+
+    page = open_page("review")
+    waiting = asker.reviews(state="open").reviews
+    assert {one.note for one in waiting} == {"whose is it?"}
+    assert waiting[0].attribution is not None
+    assert waiting[0].attribution.rank in {1, 2}
+    button(page, "Remove").click().run()
+    assert len(asker.reviews(state="open").reviews) == 1
+    assert asker.export_reviews("deny").decode() == f"{waiting[0].sample_id}\n"
+    button(page, "Undo the last verdict").click().run()
+    assert len(asker.reviews(state="open").reviews) == 2
+
+    page.checkbox(key="review:all").check()
+    page.selectbox(key="review:bulk").set_value("licence-issue").run()
+    button(page, "Judge 2 reviews").click().run()
+    assert len(asker.reviews(state="open").reviews) == 2  # only asked so far
+    button(page, "Yes, licence issue").click().run()
+    assert {one.verdict for one in asker.reviews(state="decided").reviews} == {"licence-issue"}
+    assert "Nothing waits for a verdict" in words(open_page("review"))
+
+
+def test_verdict_on_a_review_that_somebody_changed(open_page: Open, asker: Client) -> None:
+    sample = asker.samples(limit=5).samples[-1]
+    (opened,) = asker.create_reviews([ReviewRequest(sample_id=sample.id)])
+    page = open_page("review")
+    asker.change_reviews([ReviewChange(id=opened.review.id, version=1, note="seen")])
+    button(page, "Keep").click().run()
+    assert page.error
+    assert asker.review(opened.review.id).verdict is None
+
+
+def test_reader_may_not_judge(open_page: Open, asker: Client) -> None:
+    sample = asker.samples(limit=6).samples[-1]
+    (opened,) = asker.create_reviews([ReviewRequest(sample_id=sample.id)])
+    page = open_page("review", scope="read")
+    button(page, "Keep").click().run()
+    assert "does not allow this" in page.warning[0].value
+    assert asker.review(opened.review.id).verdict is None
+
+
+@pytest.mark.parametrize(
+    ("look", "sentence"),
+    [
+        ("overview", "Gradient norms by timestep"),
+        ("outliers", "#1 "),
+        ("generally influential", "stood for queries"),
+        ("near duplicates", "pair 1: "),
+        ("groups", "the largest first"),
+    ],
+)
+def test_audit_of_the_data_set(open_page: Open, look: str, sentence: str) -> None:
+    assert sentence in words(open_page("audit", look=look))
+
+
+def test_audit_sends_to_review(open_page: Open, asker: Client) -> None:
+    page = open_page("audit", look="outliers")
+    next(one for one in page.checkbox if one.label == "Review").check()
+    button(page, "Send ticked images to review").click().run()
+    assert "to review" in page.success[0].value or "already" in page.success[0].value
+    assert "audit: outlier #1 by score on itself" in {one.note for one in asker.reviews().reviews}
+
+
+def test_generators_are_compared(open_page: Open) -> None:
+    page = open_page("compare", seed="5", steps="4")
+    assert "one generator" in page.info[0].value
+    button(page, "Compare").click().run()
+    assert [one.value for one in page.subheader if one.value.startswith("Seed")] == ["Seed 5", "Seed 6"]
+    assert page.dataframe[0].value.iloc[0, 1] == 1.0  # with itself
+
+
+def test_link_to_a_picture_that_is_gone(open_page: Open) -> None:
+    page = open_page("generate", picture="0" * 32)
+    assert "make it again" in page.error[0].value.replace("\\", "")

@@ -1,0 +1,115 @@
+"""What pages are made of: text of others, kept sessions, thumbnails, the report, and the command."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebear_dashboard.group_bars import group_table
+from forebear_dashboard.report import review_report
+from forebear_dashboard.session import KeptSessions
+from forebear_dashboard.text import escaped, percent, plain
+from forebear_dashboard.thumbnails import Thumbnails
+from forebear_dashboard.verb import dashboard, streamlit_arguments
+from forebear_serve.client import Client
+from forebear_serve.review_schemas import ReviewRequest
+
+
+@pytest.fixture
+def asker(address: str, secrets: dict[str, str]) -> Iterator[Client]:
+    with Client(address, secrets["admin"]) as client:
+        yield client
+
+
+@given(st.text(alphabet="![]()<>`*_#:$~\\ab \n"))
+def test_others_text_is_no_markup(text: str) -> None:
+    told = plain(text)
+    assert "\n" not in told
+    assert not re.search(r"(?<!\\)(?:\\\\)*[!\[\]()<>`*_#:$~]", told)  # every special sign has its backslash
+    assert re.sub(r"\\(.)", r"\1", told) == " ".join(text.split())
+
+
+def test_html_of_others_is_text() -> None:
+    assert escaped("<img src=\"http://x\" onerror='a'>") == "&lt;img src=&quot;http://x&quot; onerror=&#x27;a&#x27;&gt;"
+
+
+def test_percents_keep_a_decimal_where_it_matters() -> None:
+    assert [percent(one) for one in (0.0312, 0.5, 1.0)] == ["3.1 %", "50 %", "100 %"]
+
+
+def test_sessions_are_found_by_their_key_alone() -> None:
+    kept = KeptSessions()
+    first, second = kept.keep("fb_a"), kept.keep("fb_b")
+    assert (kept.find(first), kept.find(second), kept.find("guessed"), kept.find("")) == ("fb_a", "fb_b", None, None)
+    kept.forget(first)
+    assert kept.find(first) is None
+
+
+def test_thumbnails_are_kept_for_a_time_and_up_to_a_number(asker: Client) -> None:
+    ids = [one.id for one in asker.samples(limit=3).samples]
+    thumbnails = Thumbnails(most=2)
+    found = thumbnails.get(asker, "here", [*ids, "no such image"])
+    assert found["no such image"] is None
+    assert all(str(found[one]).startswith("b'\\x89PNG") for one in ids)
+    asked = Client(asker._target.address.removesuffix("/v1"), "fb_wrong")
+    assert thumbnails.get(asked, "here", [ids[2]]) == {ids[2]: found[ids[2]]}  # not asked for again
+    assert thumbnails.get(asker, "here", [ids[0]])  # the first ones made room
+    expired = Thumbnails(lasts=-1.0)
+    expired.get(asker, "here", ids)
+    assert len(expired.get(asker, "here", ids)) == 3
+
+
+def test_report_is_whole_and_asks_nobody(asker: Client, html_page: type) -> None:
+    sample = asker.samples(limit=9).samples[-1]
+    asker.create_reviews([ReviewRequest(sample_id=sample.id, note="<script>alert(1)</script> whose?")])
+    text = review_report(asker, {"text": "whose?"})
+    page = html_page(text)
+    assert len(page.all("img")) == 1
+    assert all(str(one["src"]).startswith("data:image/png;base64,") and one["alt"] for one in page.all("img"))
+    assert "<script>" not in text
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", text)
+    index = asker.index()
+    assert {index.store_plan, index.dataset, sample.id} <= set(re.findall(r"[\w-]+", text))
+    assert index.sign.replace("'", "&#39;") in text
+
+
+def test_report_of_nothing(asker: Client) -> None:
+    assert "There are none." in review_report(asker, {"text": "no note says this"})
+
+
+def test_group_bars_are_told_in_words(asker: Client, html_page: type) -> None:
+    traced = asker.attribute(asker.samples(limit=1).samples[0], mode="exact", top_k=3)
+    answer = traced.attributions[0]
+    name, totals = next(iter(answer.group_totals.items()))
+    page = html_page(group_table(name, totals, tested=True))
+    bars = [one for one in page.all("div") if one.get("role") == "img"]
+    assert bars
+    assert all("of the influence" in str(one["aria-label"]) and "expected" in str(one["aria-label"]) for one in bars)
+
+
+def test_streamlit_is_told_to_stay_at_home() -> None:
+    told = streamlit_arguments("127.0.0.1", 8501, browser=False)
+    pairs = dict(zip(told[2::2], told[3::2], strict=True))
+    assert pairs["--server.address"] == "127.0.0.1"
+    assert pairs["--browser.gatherUsageStats"] == "false"
+    assert pairs["--server.headless"] == "true"
+
+
+def test_command_refuses_what_is_no_address() -> None:
+    found = CliRunner().invoke(dashboard, ["--address", "localhost:8000"])
+    assert found.exit_code != 0
+    assert "is no address" in str(found.exception or found.output)
+
+
+def test_token_is_left_aside_where_others_reach_the_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOREBEAR_TOKEN", "fb_operator")
+    monkeypatch.setattr("streamlit.web.cli.main", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", ["forebear"])
+    monkeypatch.setenv("FOREBEAR_ADDRESS", "http://127.0.0.1:8000")
+    found = CliRunner().invoke(dashboard, ["--host", "0.0.0.0"])
+    assert "FOREBEAR_TOKEN is left aside" in found.output
+    assert "FOREBEAR_TOKEN" not in os.environ
