@@ -166,5 +166,7 @@ def test_charts_leave_out_what_a_logarithm_cannot_show() -> None:
     assert [tick.text for tick in chart.y_ticks] == ["1", "10", "1e+02"]
     flat = Chart("t", "x", "y", (Line("b", ((3.0, 0.0),)),))
     assert len(flat.path(flat.lines[0]).split()) == 1
+    assert [f"{x:.1f},{y:.1f}" for x, y in flat.marks(flat.lines[0])] == flat.path(flat.lines[0]).split()
+    assert chart.marks(line) == []
     assert flat.x_ticks
     assert flat.y_ticks

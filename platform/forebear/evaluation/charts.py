@@ -54,6 +54,10 @@ class Chart:
         """The `points` of a polyline."""
         return " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in line.points if self._drawn(y))
 
+    def marks(self, line: Line) -> list[tuple[float, float]]:
+        """Centres of the dots of a line: the point of one that has no other, which a polyline would not show."""
+        return [(self._x(x), self._y(y)) for x, y in line.points if len(line.points) == 1 and self._drawn(y)]
+
     def band(self, line: Line) -> str:
         """The `points` of a polygon around the line; empty when it has no band."""
         if not line.low or not line.high:

@@ -17,7 +17,7 @@ from forebear.files import read_json, whole_file, write_json
 from forebear.run import Run
 from forebear.version import __version__
 
-Kind = Literal["lds", "specificity", "tracing", "outliers", "removal", "families", "quantization"]
+Kind = Literal["lds", "specificity", "tracing", "outliers", "removal", "families", "quantization", "cow"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 RESULT, FIGURES, DETAILS = "result.json", "figures.parquet", "details.parquet"

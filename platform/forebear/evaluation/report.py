@@ -36,6 +36,7 @@ TITLES: Mapping[str, str] = {
     "removal": "Does a picture change when its top images are gone?",
     "families": "Are the proponents relatives of what was asked for?",
     "quantization": "Do quantised generators make the same pictures, with the same ancestors?",
+    "cow": "Does Cyclic One-Way Diffusion keep the condition and follow the words?",
 }
 EXPLANATIONS: Mapping[str, str] = {
     "lds": "Spearman between a query's loss under models trained on random parts of the data and the sum of the part's "
@@ -61,6 +62,13 @@ EXPLANATIONS: Mapping[str, str] = {
     "pictures of other seeds, in features of fixed random convolutions: full precision's own is the noise. Spearman "
     "and overlap: of the attributions of both pictures. Intervals: resampled pictures; for the Fréchet distance, "
     "leaving out one at a time.",
+    "cow": "Training images are kept in part, each under the caption or label of another. PSNR (dB, at most 100) and "
+    "SSIM inside the mask, against the condition. Adherence is the model's own: its loss under the right words against "
+    "wrong ones; accuracy: the right words have the least; margin: by how much it is below the wrong ones' mean. Seam: "
+    "mean step of levels across the mask's boundary, over that of real training images at the same boundary, and over "
+    "that of the condition's own image. Diversity: root mean square distance of pictures of other seeds, outside the "
+    "mask. Text alone keeps nothing, and real images are those of the words: floor and ceiling. Calls of the denoiser "
+    "one after another, evaluations and processor seconds of a picture. Intervals: resampled pictures.",
 }
 
 
@@ -80,6 +88,7 @@ HEADLINES: Mapping[str, Callable[[Figure], bool]] = {
     "removal": lambda one: one.metric == "L2, median",
     "families": lambda _: True,
     "quantization": lambda one: one.metric.startswith(("PSNR", "top")),
+    "cow": lambda one: one.metric in {"PSNR", "accuracy"} and not one.variant,
 }
 """The figures of each kind that the overview repeats."""
 

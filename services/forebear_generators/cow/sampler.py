@@ -108,7 +108,9 @@ def cow(
 def planned_calls(generator: Generator, count: int, config: CowConfig, batch: int = 1) -> int:
     """Calls of the denoiser for `count` pictures when no cycle is left out; raises what `cow` raises."""
     schedule = Schedule.of(generator, config)
-    apart = config.inversion == "alone" and not Placement.of(generator.model, config).whole
+    where = Placement.of(generator.model, config)
+    _check_backend(generator, config, where)
+    apart = config.inversion == "alone" and not where.whole
     return schedule.calls(config.cycles, apart) * -(-count // batch)
 
 

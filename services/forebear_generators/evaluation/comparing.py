@@ -61,6 +61,11 @@ def run_quantization(run: Run, config: GeneratorsConfig, name: str = "quantizati
     return _write(run, name, config, everything, request, evaluated)
 
 
+def named_generators(folders: Sequence[Path], backend: str, source: DiffusionModel) -> dict[str, Named]:
+    """Quantised generators of `source` by their folders' names; raises ConfigError and ModelError."""
+    return {name: _open(folder, backend, source) for name, folder in _named_folders(folders).items()}
+
+
 def _named_folders(folders: Sequence[Path]) -> dict[str, Path]:
     """By the folders' own names; raises ConfigError."""
     if not folders:

@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from forebear.files import fingerprint, whole_file
+from forebear.files import fingerprint
+from forebear_generators.evaluation.keeping import kept_tensors
 from forebear_generators.generator import Generator, Request
 from forebear_generators.quantisation.comparison import deviation
 
@@ -76,13 +75,8 @@ class Gallery:
         self, identity: str, request: Request, make: Callable[[], dict[str, Tensor]], heard: OnSteps
     ) -> dict[str, Tensor]:
         path = self._folder / f"{fingerprint([identity, asdict(request)])}.safetensors"
-        try:
-            found: dict[str, Tensor] = load_file(path)
-        except (FileNotFoundError, SafetensorError):  # not made yet, or damaged
-            found = {name: each.contiguous() for name, each in make().items()}
-            with whole_file(path) as part:
-                save_file(found, part)
-        else:
+        found, before = kept_tensors(path, make)
+        if before:
             heard(request.steps, True)
         return found
 
