@@ -8,8 +8,8 @@ from collections import OrderedDict
 
 import streamlit as st
 
+from forebear_serve.addresses import ADDRESS, DEFAULT_ADDRESS, TOKEN
 from forebear_serve.client import Client
-from forebear_serve.client.connection import ADDRESS, DEFAULT_ADDRESS, TOKEN
 
 CLIENT, SECRET, MESSAGE = "session:client", "session:secret", "session:message"
 """Keys of the session's state."""

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from forebear.errors import ConfigError
-from forebear_serve.client.connection import ADDRESS, DEFAULT_ADDRESS, TOKEN, Target
-from forebear_serve.serving import is_loopback
+from forebear_serve.addresses import ADDRESS, DEFAULT_ADDRESS, TOKEN, is_loopback
 
 APP = Path(__file__).with_name("app.py")
 
@@ -25,6 +24,8 @@ def dashboard(address: str, host: str, port: int, browser: bool) -> None:
 
     Sign in with a token of the services, or set FOREBEAR_TOKEN to be signed in (on loopback alone).
     """
+    from forebear_serve.client.connection import Target
+
     Target.of(address, "any")  # refuses what is no address
     try:
         from streamlit.web import cli

@@ -1,6 +1,5 @@
 """Runs the whole application on this machine: Ray is started for it, and drained when it is told to go."""
 
-import ipaddress
 import logging
 import math
 import os
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from forebear.errors import ConfigError
+from forebear_serve.addresses import is_loopback
 from forebear_serve.database import Database, Scope, Tokens
 from forebear_serve.settings import ServeSettings
 
@@ -18,13 +18,6 @@ DRAIN_EVERY = 0.2
 """Seconds between looks at what is in flight."""
 SPARE_CPUS = 0.5
 """For Serve's controller and proxy."""
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def first_token(settings: ServeSettings, host: str) -> str | None:

@@ -12,12 +12,12 @@ import yaml
 
 from forebear.config import parse
 from forebear.run import Run
+from forebear_serve.addresses import is_loopback
 from forebear_serve.application import build
 from forebear_serve.client import RefusedError
 from forebear_serve.database import Verdict
 from forebear_serve.review_schemas import ReviewChange, ReviewRequest
 from forebear_serve.schemas import Picture, Progressed, Timings, Traced
-from forebear_serve.serving import is_loopback
 from forebear_serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[2]

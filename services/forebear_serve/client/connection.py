@@ -10,11 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from forebear.errors import ConfigError, ForebearError
+from forebear_serve.addresses import ADDRESS, DEFAULT_ADDRESS, TOKEN
 from forebear_serve.schemas import Picture, Progressed, Timings, Traced
 
-DEFAULT_ADDRESS = "http://127.0.0.1:8000"
-ADDRESS, TOKEN = "FOREBEAR_ADDRESS", "FOREBEAR_TOKEN"
-"""Environment variables that stand for arguments which are not given."""
 SECONDS = 150.0
 """That a client waits for an answer: longer than a server lets a request last."""
 RETRY_STATUSES = (429, 503)
