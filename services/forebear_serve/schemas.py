@@ -27,7 +27,7 @@ class Mode(StrEnum):
     """How carefully a picture is measured."""
 
     FAST = "fast"
-    """At the store's own timesteps, partly on the predicted picture while it is still being made; no intervals."""
+    """At the store's own timesteps; no intervals."""
     EXACT = "exact"
     """At more timesteps and every checkpoint, on the final picture, with intervals and p-values for groups."""
 

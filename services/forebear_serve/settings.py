@@ -53,12 +53,13 @@ class AttributorSettings:
 
     estimator: str = DEFAULT_ESTIMATOR
     """Where a request names none; its index and calibration are opened before the first request."""
-    exact_timesteps: Count = 16
-    """Of mode `exact`, at every checkpoint."""
+    exact_timesteps: Count | None = 16
+    """Of mode `exact`; None: the store's own."""
     fast_timesteps: Count | None = None
-    """Of mode `fast`; None: as many as the store's samples were measured at, at the same ones."""
-    early_checkpoints: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    """Part of the checkpoints that mode `fast` measures on the predicted clean picture while it is still being made."""
+    """The same of mode `fast`."""
+    early_checkpoints: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of the checkpoints that mode `fast` measures on the predicted clean picture while it is still being made:
+    sooner, and less like the final picture's answer (docs/services.md has figures)."""
     early_step: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Part of the sampler's steps after which that begins."""
     cache: Annotated[int, Field(ge=0)] = 256

@@ -32,7 +32,7 @@ def test_a_picture_and_its_ancestors_come_over_the_wire(server) -> None:
     with server.client() as client:
         told = list(client.stream(label=3, seed=1, steps=10, attribute=True))
         assert [type(one) for one in told] == [Progressed] * 10 + [Picture, Traced, Timings]
-        assert told[-2].preliminary
+        assert told[-2].attributions[0].proponents
         assert set(client.health().parts.values()) == {"ok"}
         sample = client.samples(limit=1).samples[0]
         traced = client.attribute(sample, estimators=("retrac-matched",), top_k=1)

@@ -99,7 +99,8 @@ async def _made_and_traced(core: Core, asked: GenerateRequest, started: float) -
     early_step = None
     if options is not None:
         await tracer.call("asked", options)  # refused before a picture is made
-        early_step = core.settings.attributor.early_step if options.mode is Mode.FAST else None
+        chosen = core.settings.attributor
+        early_step = chosen.early_step if options.mode is Mode.FAST and chosen.early_checkpoints else None
     early: asyncio.Task[EmbeddedQuery | None] | None = None
     finished: Finished | None = None
     try:
