@@ -46,6 +46,12 @@ class Call(Generic[T]):
     repeatable: bool = True
     """Whether it may be sent again after a lost connection: it writes nothing, or the same thing."""
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What httpx sends it with."""
+        kind = "content" if isinstance(self.body, bytes) else "json"
+        return {"method": self.method, "url": self.path, "params": self.params, kind: self.body}
+
 
 def read_as(kind: type[T]) -> Callable[[bytes], T]:
     """What reads an answer's JSON as this type."""

@@ -140,7 +140,7 @@ class Client:
         call = calls.generate(calls.generate_request(prompt, attribute, settings))
         headers = {"Accept": "text/event-stream"}
         try:
-            with self._http.stream(call.method, call.path, json=call.body, headers=headers) as answer:
+            with self._http.stream(**call.arguments, headers=headers) as answer:
                 if answer.is_error:
                     raise refusal(answer.status_code, answer.read())
                 reader = EventReader()
@@ -239,7 +239,7 @@ class Client:
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
             try:
-                answer = self._send(call)
+                answer = self._http.request(**call.arguments)
             except httpx2.TransportError as failed:
                 if last or not call.repeatable:
                     raise self._target.unreachable(failed) from None
@@ -251,8 +251,3 @@ class Client:
                 raise refusal(answer.status_code, answer.content)
             time.sleep(pause(attempt, answer.headers))
         raise ConfigError(f"retries is {self._retries}; give 0 or more")
-
-    def _send(self, call: Call[T]) -> httpx2.Response:
-        if isinstance(call.body, bytes):
-            return self._http.request(call.method, call.path, params=call.params, content=call.body)
-        return self._http.request(call.method, call.path, params=call.params, json=call.body)

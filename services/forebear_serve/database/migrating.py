@@ -43,8 +43,10 @@ def revision_of(connection: Connection, place: str) -> str | None:
 
 
 def newest() -> str:
+    """The revision that this version makes; raises DatabaseError when its scripts are not installed."""
     revision = _scripts().get_current_head()
-    assert revision is not None  # the scripts are part of this package
+    if revision is None:
+        raise DatabaseError("the scripts that make the tables are missing: install forebear[serve] again")
     return revision
 
 
