@@ -3,10 +3,13 @@
 import base64
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from forebear.errors import DataError
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused, so that a small file cannot claim gigabytes of memory."""
@@ -36,6 +39,22 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise UnreadableImage("not a picture in a known format") from None
     except Exception as broken:  # Pillow's decoders meet bad bytes with errors of many kinds: OSError, struct.error ...
         raise UnreadableImage(f"damaged or truncated: {broken}") from None
+
+
+def read_picture(given: Path | str | bytes, what: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture of a file, by its path or its bytes, in RGB; `what` names its use in errors.
+
+    Raises DataError when it cannot be read, is no picture, or is larger than `max_pixels`.
+    """
+    name = what if isinstance(given, bytes) else str(given)
+    try:
+        return decode(given if isinstance(given, bytes) else Path(given).expanduser().read_bytes(), max_pixels)
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist; give the path of a picture") from None
+    except OSError as refused:
+        raise DataError(f"{name} cannot be read ({refused.strerror}); give the path of a picture") from None
+    except UnreadableImage as reason:
+        raise DataError(f"{name} cannot be used as {what}: {reason}; give a PNG, JPEG or WebP picture") from None
 
 
 def _refuse_large(picture: Image.Image, max_pixels: int) -> None:

@@ -17,7 +17,7 @@ from forebear.config import STRICT
 from forebear.diffusion.noise import paper_timesteps, stratified_timesteps
 from forebear.errors import ConfigError, DataError
 from forebear.gradients.embedding import Embeddings
-from forebear.images import UnreadableImage, decode, on_white, to_picture, to_pixels
+from forebear.images import on_white, read_picture, to_picture, to_pixels
 from forebear.store import Store, StorePlan
 
 PAPER_TIMESTEPS, PAPER_DRAWS = 100, 16
@@ -132,7 +132,7 @@ def picture_of(image: Picture) -> Image.Image:
     if isinstance(image, Image.Image):
         return on_white(image)
     if isinstance(image, str | Path):
-        return _read(Path(image))
+        return read_picture(image, "a query")
     return to_picture(_checked(image))
 
 
@@ -145,17 +145,6 @@ def pixels_of(image: Picture, size: int, channels: int) -> NDArray[np.float32]:
     if isinstance(image, np.ndarray) and image.shape == (channels, size, size):
         return _checked(image)
     return to_pixels(picture_of(image), size, channels)
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        return decode(path.expanduser().read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; give the path of a picture") from None
-    except OSError as refused:
-        raise DataError(f"{path} cannot be read ({refused.strerror}); give the path of a picture") from None
-    except UnreadableImage as reason:
-        raise DataError(f"{path} cannot be used as a query: {reason}; give a PNG, JPEG or WebP picture") from None
 
 
 def _checked(array: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from forebear.diffusion.model import DiffusionModel
-from forebear.errors import ConfigError, DataError
-from forebear.images import MAX_PIXELS, UnreadableImage, decode, on_white
+from forebear.errors import ConfigError
+from forebear.images import MAX_PIXELS, on_white, read_picture
 from forebear.masks import checked_weights
 
 Picture = Image.Image | Path | str | bytes
@@ -48,15 +48,7 @@ def read_image(image: Picture, what: str = "image", max_pixels: int = MAX_PIXELS
     """The picture in RGB; raises DataError when it is none, or larger than `max_pixels`."""
     if isinstance(image, Image.Image):
         return on_white(image)
-    name = what if isinstance(image, bytes) else str(image)
-    try:
-        return decode(image if isinstance(image, bytes) else Path(image).expanduser().read_bytes(), max_pixels)
-    except FileNotFoundError:
-        raise DataError(f"{name} does not exist; give the path of a picture") from None
-    except OSError as refused:
-        raise DataError(f"{name} cannot be read ({refused.strerror}); give the path of a picture") from None
-    except UnreadableImage as reason:
-        raise DataError(f"{name} cannot be used as {what}: {reason}; give a PNG, JPEG or WebP picture") from None
+    return read_picture(image, what, max_pixels)
 
 
 def read_mask(

@@ -1,14 +1,14 @@
 """POST /v1/attribute, and the pictures that were made or uploaded."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from forebear_serve.engine.pictures import decoded_upload
 from forebear_serve.engine.tracer import TraceQuery
 from forebear_serve.gateway.access import GENERATE, READ
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Core, Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.schemas import AttributeRequest, PictureId, PictureInfo, Traced
 
@@ -19,7 +19,6 @@ BINARY = {"type": "string", "format": "binary"}
 IMAGE: dict[int | str, dict[str, Any]] = {200: {"content": {PNG: {"schema": BINARY}}, "description": "A PNG."}}
 
 router = APIRouter(tags=["attribute"])
-Gateway = Annotated[Core, Depends(core_of)]
 
 
 @router.post("/attribute", responses=refused(401, 403, 404, 413, 415, 422, 429, 503), dependencies=[GENERATE])

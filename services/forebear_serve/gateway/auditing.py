@@ -15,14 +15,14 @@ from forebear_serve.audit_schemas import (
     OutlierScore,
 )
 from forebear_serve.gateway.access import READ
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.parts import Part
 
 router = APIRouter(prefix="/audits", tags=["audits"], responses=refused(401, 403, 422, 429, 503), dependencies=[READ])
 
 
-def audits_of(core: Annotated[Core, Depends(core_of)]) -> Part:
+def audits_of(core: Gateway) -> Part:
     """Where audits are computed."""
     return core.parts.audits
 

@@ -1,8 +1,9 @@
 """What every route works with."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from forebear_serve.gateway.access import Access
 from forebear_serve.gateway.measuring import Measures
@@ -36,3 +37,6 @@ def core_of(request: Request) -> Core:
     """The replica's core, for a dependency."""
     core: Core = request.app.state.core
     return core
+
+
+Gateway = Annotated[Core, Depends(core_of)]

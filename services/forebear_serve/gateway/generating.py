@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -14,7 +14,7 @@ from forebear.errors import ForebearError
 from forebear_serve.engine.maker import Finished, Sighted
 from forebear_serve.engine.tracer import TraceQuery
 from forebear_serve.gateway.access import GENERATE
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Core, Gateway
 from forebear_serve.gateway.errors import problem_of, refused
 from forebear_serve.problems import Problem, invalid, unavailable
 from forebear_serve.schemas import Generated, GenerateRequest, Mode, Picture, Progressed, Timings, Traced
@@ -39,9 +39,7 @@ NAMES: dict[type[BaseModel], str] = {
     | {200: {"content": {EVENT_STREAM: {"schema": {"type": "string", "description": "Events, one for each part."}}}}},
     dependencies=[GENERATE],
 )
-async def generate(
-    request: Request, asked: GenerateRequest, core: Annotated[Core, Depends(core_of)]
-) -> Generated | StreamingResponse:
+async def generate(request: Request, asked: GenerateRequest, core: Gateway) -> Generated | StreamingResponse:
     """Make a picture; with `attribute`, say which training images it descends from.
 
     With `Accept: text/event-stream` the answer is a stream of events: `progress` for each step, some with a preview;

@@ -1,14 +1,13 @@
 """What there is, and whether it works."""
 
 import asyncio
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Response
 
 from forebear.errors import ForebearError
 from forebear.version import __version__
 from forebear_serve.gateway.access import READ
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.problems import Problem
 from forebear_serve.schemas import EstimatorInfo, GeneratorInfo, Health, IndexInfo
@@ -17,7 +16,6 @@ CHECK_SECONDS = 5.0
 """For which a part may keep health waiting."""
 
 router = APIRouter(tags=["about"])
-Gateway = Annotated[Core, Depends(core_of)]
 
 
 @router.get("/health", responses={503: {"model": Health, "description": "A part does not answer."}})

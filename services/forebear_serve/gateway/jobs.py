@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from forebear_serve.gateway.access import ADMIN, Admin
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.job_schemas import JobId, JobInfo, JobRequest
 from forebear_serve.parts import Part
@@ -13,7 +13,7 @@ from forebear_serve.parts import Part
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-def jobs_of(core: Annotated[Core, Depends(core_of)]) -> Part:
+def jobs_of(core: Gateway) -> Part:
     """Where jobs are started."""
     return core.parts.jobs
 

@@ -2,16 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Query, Response
 
 from forebear_serve.gateway.access import READ
 from forebear_serve.gateway.attributing import IMAGE, PNG
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.schemas import GroupInfo, SampleId, SampleInfo, SamplePage
 
 router = APIRouter(tags=["training images"])
-Gateway = Annotated[Core, Depends(core_of)]
 Text = Annotated[str, Query(max_length=200)]
 
 

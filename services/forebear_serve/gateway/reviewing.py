@@ -19,7 +19,7 @@ from forebear_serve.database import (
 from forebear_serve.database.tables import NAME
 from forebear_serve.engine.reviewing import fitting_groups
 from forebear_serve.gateway.access import READ, Reviewer
-from forebear_serve.gateway.core import Core, core_of
+from forebear_serve.gateway.core import Core, Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.problems import invalid
 from forebear_serve.review_schemas import (
@@ -46,7 +46,6 @@ FILES: dict[int | str, dict[str, Any]] = {
 }
 
 router = APIRouter(tags=["reviews"])
-Gateway = Annotated[Core, Depends(core_of)]
 Id = Annotated[int, Path(ge=1, le=MOST_ID)]
 Name = Annotated[str | None, Query(max_length=NAME)]
 
