@@ -1,8 +1,8 @@
-"""Ray Serve deployments: every engine in replicas of its own, made when a replica starts."""
+"""Ray Serve deployments: every engine in replicas of its own, and the gateway over them."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,56 +10,35 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from forebear_serve.database import Database
-from forebear_serve.engine.auditing import Audits
-from forebear_serve.engine.catalogue import Catalogue
-from forebear_serve.engine.jobs import Jobs
-from forebear_serve.engine.maker import Maker
-from forebear_serve.engine.reviewing import ReviewDesk
-from forebear_serve.engine.tracer import Tracer
 from forebear_serve.gateway.access import Access
 from forebear_serve.gateway.api import make_api
 from forebear_serve.gateway.attributing import traced
 from forebear_serve.gateway.core import Core
 from forebear_serve.gateway.generating import made
-from forebear_serve.parts import Parts, ServedPart, heard
+from forebear_serve.parts import Parts, ServedPart
+from forebear_serve.replicas import (
+    EngineReplica,
+    TracerReplica,
+    make_audits,
+    make_catalogue,
+    make_jobs,
+    make_maker,
+    make_review_desk,
+    make_tracer,
+)
 from forebear_serve.settings import Replicas, ServeSettings
 
 GATEWAY, TRACER, CATALOGUE, REVIEWS, AUDITS, JOBS = "gateway", "attributor", "catalogue", "reviews", "audits", "jobs"
 ASKED_OF_TRACER = {"estimators": "estimators", "index": "info"}
 ASKED_OF_CATALOGUE = {"samples": "page", "sample": "sample", "groups": "groups"}
-HEALTH_PERIOD, HEALTH_TIMEOUT = 10.0, 30.0
-"""Seconds between health checks of a replica, and for which one may last."""
+HEALTH_PERIOD, HEALTH_TIMEOUT = 1.0, 30.0
+"""Seconds between health checks of a replica, and for which one may last. Ray Serve learns of a replica's death by the
+next one, so that the period is part of the time that a replacement takes."""
 
 
 def maker_name(generator: str) -> str:
     """The deployment of a generator."""
     return f"generator-{generator}"
-
-
-class EngineReplica:
-    """One engine; its methods run in threads, so that health checks are always answered."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        import torch
-
-        torch.set_num_threads(1)  # two processes of one thread are faster than one of two
-        self._engine = make()
-
-    async def call(self, method: str, *args: Any) -> Any:
-        return await asyncio.to_thread(self._method(method), *args)
-
-    async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
-        async for event in heard(partial(self._method(method), *args)):
-            yield event
-
-    async def check_health(self) -> None:
-        await self.call("check")
-
-    def _method(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(f"{name} is not for callers")
-        found: Callable[..., Any] = getattr(self._engine, name)
-        return found
 
 
 @serve.ingress()
@@ -144,21 +123,24 @@ def application(settings: ServeSettings) -> serve.Application:
     seconds = limits.seconds + HEALTH_TIMEOUT
     makers = {
         name: _engine(
-            maker_name(name), partial(Maker, name, one, settings.run, limits), one.replicas, seconds, ongoing=2
+            maker_name(name), partial(make_maker, name, one, settings.run, limits), one.replicas, seconds, ongoing=2
         )
         for name, one in settings.generators.items()
     }
-    tracer = partial(Tracer, settings.run, settings.attributor, limits)
-    audits = partial(Audits, settings.run, settings.attributor.estimator, limits)
+    tracer = partial(make_tracer, settings.run, settings.attributor, limits)
+    chosen = settings.attributor
+    options = _options(TRACER, chosen.replicas, seconds, ongoing=max(4, 2 * chosen.batch))  # the next batch waits there
+    attributor = serve.deployment(**options)(TracerReplica).bind(tracer, chosen.batch, chosen.batch_wait)
+    audits = partial(make_audits, settings.run, settings.attributor.estimator, limits)
     gateway = serve.deployment(**_options(GATEWAY, settings.gateway, seconds, ongoing=settings.gateway.queue))
     bound: serve.Application = gateway(GatewayReplica).bind(
         settings,
         makers,
-        _engine(TRACER, tracer, settings.attributor.replicas, seconds, ongoing=4),
-        _engine(CATALOGUE, partial(Catalogue, settings.run, limits), settings.catalogue, seconds, ongoing=32),
-        _engine(REVIEWS, partial(ReviewDesk, settings.database_url), settings.reviews, seconds, ongoing=32),
+        attributor,
+        _engine(CATALOGUE, partial(make_catalogue, settings.run, limits), settings.catalogue, seconds, ongoing=32),
+        _engine(REVIEWS, partial(make_review_desk, settings.database_url), settings.reviews, seconds, ongoing=32),
         _engine(AUDITS, audits, settings.audits, seconds, ongoing=8),
         # One alone: it is what keeps two jobs from running at once.
-        _engine(JOBS, partial(Jobs, settings.run), Replicas(cpus=settings.jobs_cpus), seconds, ongoing=8),
+        _engine(JOBS, partial(make_jobs, settings.run), Replicas(cpus=settings.jobs_cpus), seconds, ongoing=8),
     )
     return bound

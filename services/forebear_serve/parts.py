@@ -59,13 +59,14 @@ class ServedPart:
         self._handle = handle
 
     async def call(self, method: str, *args: Any) -> Any:
-        for attempt in range(RETRIES + 1):
+        left = RETRIES
+        while True:
             try:
                 return await self._handle.call.remote(method, *args)
             except Exception as error:
-                if attempt == RETRIES or not _died(error):
+                if not left or not _died(error):
                     raise _explained(error) from None
-        raise unavailable("this part of the server is being replaced; ask again")
+                left -= 1
 
     async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
         told = self._handle.options(stream=True).stream.remote(method, *args)

@@ -10,6 +10,7 @@ from forebear.attribution import Attribution
 from forebear_generators.cow.request import Encoded, taking_mode
 from forebear_generators.cow.request import Mode as CowMode
 from forebear_generators.cow.settings import CowConfig
+from forebear_serve.scopes import Scope
 
 SEED = Field(0, ge=0, le=2**63 - 1, description="The same seed gives the same picture.")
 Score = FiniteFloat
@@ -242,6 +243,14 @@ class GroupInfo(BaseModel):
     name: str
     values: tuple[GroupValue, ...] = Field(description="The most frequent first, as many as `limit`.")
     distinct: int
+
+
+class TokenInfo(BaseModel):
+    """A caller's own access token."""
+
+    name: str
+    scopes: tuple[Scope, ...] = Field(description="What it allows; those that admin implies are among them.")
+    expires: datetime | None = Field(None, description="null: good until somebody revokes it.")
 
 
 class Health(BaseModel):

@@ -23,9 +23,11 @@ class Replicas:
     """How many copies of a deployment run, and what each takes of a machine."""
 
     least: Annotated[int, Field(ge=0)] = 1
+    """Copies that always run."""
     most: Count = 1
     """More than `least`: as many as requests ask for, by Ray Serve's autoscaler."""
     cpus: Annotated[float, Field(ge=0)] = 1.0
+    """Cores that one copy takes."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """A part of a GPU shares it."""
     queue: Count = 16
@@ -45,6 +47,7 @@ class GeneratorSettings:
     backend: str = "auto"
     """Of a quantised generator; see docs/quantisation.md."""
     replicas: Replicas = Replicas()
+    """Copies of it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -62,9 +65,15 @@ class AttributorSettings:
     sooner, and less like the final picture's answer (docs/services.md has figures)."""
     early_step: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Part of the sampler's steps after which that begins."""
+    batch: Count = 4
+    """Most pictures that a replica embeds together, out of those that wait."""
+    batch_wait: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds for which the first picture of a batch waits for others; while one batch is embedded the next gathers
+    anyway."""
     cache: Annotated[int, Field(ge=0)] = 256
     """Embedded pictures that a replica keeps."""
     replicas: Replicas = Replicas()
+    """Copies of it."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -72,13 +81,17 @@ class Limits:
     """What a request may ask for; more is refused with a 4xx that names the limit."""
 
     upload_bytes: Count = 10_000_000
+    """Of a picture's file."""
     body_bytes: Count = 16_000_000
     """Of a whole request: pictures in JSON are a third longer than their files."""
     pixels: Count = 16_000_000
     """Of an uploaded picture."""
     prompt_characters: Count = 1_000
+    """Of a prompt."""
     steps: Count = 200
+    """Of the sampler."""
     top_k: Count = 200
+    """Proponents, and opponents, in an answer."""
     page: Count = 500
     """Entries of one page of a list."""
     seconds: Amount = 120.0
@@ -102,13 +115,19 @@ class ServeSettings:
     generators: Mapping[str, GeneratorSettings] = field(default_factory=lambda: {FULL_PRECISION: GeneratorSettings()})
     """By the name that requests use; the first is taken where none is named."""
     attributor: AttributorSettings = AttributorSettings()
+    """What answers where pictures come from."""
     gateway: Replicas = Replicas(cpus=0.2, queue=256)
+    """What speaks HTTP."""
     catalogue: Replicas = Replicas(cpus=0.2, queue=256)
+    """What reads training images and takes uploads."""
     reviews: Replicas = Replicas(cpus=0.1, queue=256)
+    """What writes reviews."""
     audits: Replicas = Replicas(cpus=0.5)
+    """What looks at the training set as a whole."""
     jobs_cpus: Annotated[float, Field(ge=0)] = 0.1
     """Of the one replica that starts jobs; what they compute with is not counted."""
     limits: Limits = Limits()
+    """What a request may ask for."""
     open_to: tuple[str, ...] = ()
     """Origins whose pages may call the API (CORS); none by default."""
 

@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 CLIENTS = 32
-SECONDS = 60.0
+SECONDS = 120.0
 GROWTH = 1.25
 """Of a replica's memory between the middle and the end."""
 

@@ -5,10 +5,14 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from forebear.config import parse
 from forebear.run import Run
@@ -17,7 +21,7 @@ from forebear_serve.application import build
 from forebear_serve.client import RefusedError
 from forebear_serve.database import Verdict
 from forebear_serve.review_schemas import ReviewChange, ReviewRequest
-from forebear_serve.schemas import Picture, Progressed, Timings, Traced
+from forebear_serve.schemas import Mode, Picture, Progressed, Timings, Traced
 from forebear_serve.settings import ServeSettings
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +57,25 @@ def test_reviews_are_written_and_exported_over_the_wire(server) -> None:
         assert client.export_reviews("parquet")[:4] == b"PAR1"
         with pytest.raises(RefusedError, match="nobody"):
             client.create_reviews([ReviewRequest(sample_id="nobody")])
+
+
+def test_pictures_that_wait_are_embedded_together_and_a_bad_one_fails_alone(server) -> None:
+    def ask(number: int) -> Traced | RefusedError:
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        with server.client() as client:
+            try:
+                return client.attribute(Image.fromarray(pixels), label=99 if number % 6 == 3 else 1, mode=Mode.EXACT)
+            except RefusedError as refused:
+                return refused
+
+    with ThreadPoolExecutor(6) as asking:
+        for turn in range(20):  # until some have met; a batch tells each of its pictures the same seconds
+            answers = list(asking.map(ask, range(6 * turn, 6 * turn + 6)))
+            assert [type(one) for one in answers] == [Traced] * 3 + [RefusedError] + [Traced] * 2
+            seconds = Counter(one.timings.stages["embed"] for one in answers if isinstance(one, Traced))
+            if max(seconds.values()) > 1:
+                return
+    raise AssertionError("no two pictures were embedded together")
 
 
 def test_a_request_in_flight_is_answered_before_the_server_goes(server) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from forebear.store import SIGN
+from forebear.estimators import SIGN
 from forebear.version import __version__
 
 ANSWER_FORMAT = 1

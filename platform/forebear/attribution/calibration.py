@@ -39,11 +39,17 @@ class CalibrationDescription:
     """What RUN/calibration/ESTIMATOR.json says; written when the matrix is there."""
 
     estimator: str
+    """Whose scores they are."""
     store_plan_hash: str
+    """Of the store, all segments together."""
     weights: dict[str, float]
+    """w_c by checkpoint."""
     ridge: float | None
+    """lambda, where there is one."""
     samples: int
+    """N."""
     seed: int
+    """Of the choice of references."""
     references: tuple[int, ...]
     """Rows of the M training images that stand for queries, rising."""
     nearest: tuple[float, ...] = ()
@@ -51,6 +57,7 @@ class CalibrationDescription:
     left_out: str = ""
     """Identifies the removed samples of the store, which have no row; empty without any."""
     format_version: int = FORMAT_VERSION
+    """Of this file and its matrix."""
 
 
 @plain_dataclass(frozen=True)

@@ -25,9 +25,13 @@ class CurvatureDescription:
     """What RUN/curvature/COLUMN/curvature.json says; written when every matrix is there."""
 
     column: str
+    """Whose second moment it is."""
     store_plan_hash: str
+    """Of the store, all segments together."""
     checkpoints: tuple[str, ...]
+    """One matrix, NAME.npy, for each."""
     form: Literal["moment", "gram"]
+    """k x k second moment, or N x N Gram matrix where N < k."""
     size: int
     """Of the matrices: k or N."""
     left_out: tuple[str, ...] = ()

@@ -32,10 +32,15 @@ class DecodedDescription:
     """What RUN/calibration/pixels.json says; written when both arrays are there."""
 
     dataset: str
+    """Fingerprint of the training set."""
     samples: int
+    """N."""
     channels: int
+    """Of a picture."""
     side: int
+    """Of the fine pictures, in pixels."""
     coarse: int
+    """Side of the coarse ones."""
 
 
 @plain_dataclass(frozen=True)

@@ -3,21 +3,24 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forebear.attribution.auditing import AuditConfig
-from forebear.attribution.calibration import Calibration
 from forebear.attribution.groups import GroupColumn, group_columns
-from forebear.attribution.indexes import LiveIndex
-from forebear.attribution.memorisation import CopyDetector
 from forebear.attribution.opening import live_training_set
-from forebear.attribution.sides import Sides
 from forebear.data import TrainingSet
 from forebear.run import Run
 from forebear.store import Store, read_removed
 from forebear.store.removed import stamp
+
+if TYPE_CHECKING:  # whoever only lists the samples needs no torch
+    from forebear.attribution.calibration import Calibration
+    from forebear.attribution.indexes import LiveIndex
+    from forebear.attribution.memorisation import CopyDetector
+    from forebear.attribution.sides import Sides
 
 
 @dataclass
@@ -30,9 +33,9 @@ class LiveRun:
     """Row by row the store's samples, removed ones too."""
     stamp: tuple[int, int] | None
     """Of the list of removed samples that this goes by."""
-    indexes: dict[str, LiveIndex] = field(default_factory=dict)
-    calibrations: dict[tuple[str, int, int], Calibration] = field(default_factory=dict)
-    detectors: dict[AuditConfig, CopyDetector] = field(default_factory=dict)
+    indexes: "dict[str, LiveIndex]" = field(default_factory=dict)
+    calibrations: "dict[tuple[str, int, int], Calibration]" = field(default_factory=dict)
+    detectors: "dict[AuditConfig, CopyDetector]" = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: Run, store: Store, whole: TrainingSet) -> "LiveRun":
@@ -51,7 +54,9 @@ class LiveRun:
         return live_training_set(self.store, self.whole)
 
     @cached_property
-    def sides(self) -> Sides:
+    def sides(self) -> "Sides":
+        from forebear.attribution.sides import Sides
+
         return Sides(self.run, self.store, self.training_set)
 
     @cached_property

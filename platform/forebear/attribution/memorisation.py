@@ -38,9 +38,11 @@ class NeighbourDescription:
     """What RUN/calibration/neighbours.json says: how far training images are from their nearest neighbours."""
 
     dataset: str
+    """Fingerprint of the training set."""
     shape: tuple[int, ...]
     """Channels and side of the decoded pictures, and the side of the coarse ones."""
     seed: int
+    """Of the choice of references."""
     references: tuple[int, ...]
     """Rows of the M training images that were compared with all others, rising."""
     distances: dict[str, tuple[float, ...]]

@@ -27,6 +27,10 @@ Picture = Image.Image | Path | str | NDArray[np.floating]
 """A picture, the path of one, or its pixels in [-1, 1] as float[channels, H, W]."""
 
 
+Captioned = tuple[Picture, str, int | None]
+"""A picture, its caption and its class."""
+
+
 @validated_dataclass(frozen=True, config=STRICT)
 class QueryConfig:
     """At which timesteps and noises a query is measured; by default exactly where the store's samples were."""

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forebear.attribution.query import EmbeddedQuery
-from forebear.gradients.embedding import Embeddings, VectorColumn
+from forebear.gradients.columns import VectorColumn
+from forebear.gradients.embedding import Embeddings
 
 
 def joined(steps: Embeddings) -> Embeddings:

@@ -14,7 +14,7 @@ from forebear.data import Columns, DataConfig
 from forebear.run import Run
 
 if TYPE_CHECKING:
-    from forebear.diffusion.model import Measurement
+    from forebear.diffusion.measurement import Measurement
 
 
 @click.command()

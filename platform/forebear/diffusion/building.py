@@ -23,7 +23,9 @@ class TextConfig:
     width: int = 128
     """Size of the text states; the denoiser's `cross_attention_dim`."""
     layers: int = 2
+    """Transformer blocks."""
     heads: int = 4
+    """Attention heads of each."""
     max_tokens: int = 16
     """Longer captions are cut."""
 
@@ -33,6 +35,7 @@ class ModelConfig:
     """Architecture of a new model."""
 
     conditioning: Literal["none", "class", "text"] = "none"
+    """What the model is told beside the noisy picture: nothing, a class label, or a caption."""
     image_size: int = 32
     """Side of the square pictures, in pixels."""
     channels: int = 3
@@ -47,6 +50,7 @@ class ModelConfig:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of diffusers' DDPMScheduler, for example prediction_type and beta_schedule."""
     text: TextConfig = field(default_factory=TextConfig)
+    """The text part of a text-conditional model."""
 
 
 def build_model(config: ModelConfig, captions: Sequence[str], classes: int, seed: int) -> DiffusionModel:

@@ -1,6 +1,7 @@
 """Checkpoints of a training run: the trained weights at a step, and what TracIn needs to know about them."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,10 +85,14 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path} is not a checkpoint of this version ({foreign}); {REMEDY}") from None
 
 
-def load_checkpoint(run: Run, checkpoint: Checkpoint) -> DiffusionModel:
-    """The run's model with the weights of a checkpoint, in float32."""
-    model = DiffusionModel.load(run.model_folder)
-    if checkpoint.weights == "here":
+def load_checkpoint(run: Run, checkpoint: Checkpoint, like: DiffusionModel | None = None) -> DiffusionModel:
+    """The run's model with the weights of a checkpoint, in float32.
+
+    `like` is the same model at another of its checkpoints: it is copied, which takes a tenth of the time of opening it.
+    """
+    here = checkpoint.weights == "here"
+    model = DiffusionModel.load(run.model_folder) if like is None or not here else deepcopy(like)
+    if here:
         for part, module in model.trained_parts().items():
             load_tensors(module, run.checkpoints_folder / checkpoint.name / f"{part}.safetensors")
     return model

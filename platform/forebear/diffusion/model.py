@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +22,9 @@ from forebear.diffusion.loading import (
     without_progress_bars,
 )
 from forebear.diffusion.lora import load_lora
+from forebear.diffusion.measurement import Loss, Measurement
 from forebear.diffusion.process import noise_process
 from forebear.errors import ModelError
-
-Loss = Literal["mse", "l1"]
-Measurement = Literal["loss", "square", "output"]
-"""A scalar of a (sample, timestep, noise) whose gradient can be taken: the training loss; the mean over elements of the
-squared prediction (D-TRAK, arXiv 2311.00500); the mean over elements of the prediction (DAS, arXiv 2410.18639)."""
 
 
 class DiffusionModel:

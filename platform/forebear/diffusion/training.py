@@ -19,7 +19,8 @@ from forebear.data import DataConfig, TrainingSet, open_training_set
 from forebear.diffusion.building import ModelConfig, build_model, save_model
 from forebear.diffusion.checkpoint import Checkpoint, checkpoint_name, write_checkpoint
 from forebear.diffusion.events import EpochPlan, record_events
-from forebear.diffusion.model import DiffusionModel, Loss
+from forebear.diffusion.measurement import Loss
+from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.noise import draw_noise
 from forebear.diffusion.pictures import Pictures
 from forebear.diffusion.training_state import TrainingState, load_state, save_state
@@ -34,14 +35,19 @@ class TrainingConfig:
     """How a model is trained: AdamW with linear warm-up and cosine decay."""
 
     epochs: int = 100
+    """Passes over the training set."""
     batch_size: int = 32
+    """Pictures in a step."""
     learning_rate: float = 1e-3
     """At the end of the warm-up."""
     final_learning_rate: float = 1e-5
     """At the last step."""
     warmup_steps: int = 200
+    """Steps over which the learning rate rises from 0."""
     weight_decay: float = 1e-2
+    """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW."""
     gradient_clip: float = 1.0
     """Largest norm of a batch's gradient; 0 switches clipping off."""
     ema_decay: float = 0.999
@@ -54,10 +60,13 @@ class TrainingConfig:
     caption_dropout: float = 0.1
     """Share of captions left empty, for classifier-free guidance (text models only)."""
     loss: Loss = "mse"
+    """Between the prediction and what it should be."""
     seed: int = 0
+    """Of weights, order, timesteps, noise and augmentation."""
     checkpoint_epochs: tuple[int, ...] = ()
     """Epochs after which a checkpoint is written; by default four, evenly spaced, and always the last."""
     checkpoint_dtype: Literal["float32", "float16"] = "float32"
+    """Of the weights in checkpoints."""
     save_state_every: int = 500
     """Steps between saved training states: what a power cut can cost."""
 
@@ -89,8 +98,11 @@ class TrainConfig:
     """The whole file that `forebear train` reads."""
 
     data: DataConfig
+    """The training set."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The model that is made."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How it is trained."""
 
     @classmethod
     def of_run(cls, run: Run) -> "TrainConfig":

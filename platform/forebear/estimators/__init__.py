@@ -1,7 +1,7 @@
 """TracIn, ReTrac and their kin: every one an inner product."""
 
 from forebear.estimators.curvature import Curvature, GramCurvature, MomentCurvature, gram, second_moment
-from forebear.estimators.estimator import Estimator
+from forebear.estimators.estimator import SIGN, Estimator
 from forebear.estimators.registry import DEFAULT_ESTIMATOR, ESTIMATORS, estimator, index_name
 from forebear.estimators.vectors import MEASUREMENTS, Blocks, Column, residuals, unit
 
@@ -9,6 +9,7 @@ __all__ = [
     "DEFAULT_ESTIMATOR",
     "ESTIMATORS",
     "MEASUREMENTS",
+    "SIGN",
     "Blocks",
     "Column",
     "Curvature",

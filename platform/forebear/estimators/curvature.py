@@ -20,14 +20,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from forebear.errors import ConfigError
 from forebear.estimators.vectors import Blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def second_moment(blocks: Blocks, dim: int) -> NDArray[np.float64]:
@@ -78,6 +80,8 @@ class Curvature(ABC):
 
     def _divided(self, right: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
         """(matrix + ridge x mean eigenvalue x I)^-1 times the columns of `right`."""
+        import torch  # here, so that those who read estimators' names need none
+
         if ridge not in self._factors:
             made = self._factorise(ridge)
             self._factors = {known: factor for known, factor in self._factors.items() if SPAN in (known, ridge)}
@@ -88,7 +92,9 @@ class Curvature(ABC):
         found: NDArray[np.float64] = torch.linalg.solve_triangular(factor.mT, half, upper=True).numpy()
         return found
 
-    def _factorise(self, ridge: float) -> Tensor:
+    def _factorise(self, ridge: float) -> "Tensor":
+        import torch
+
         if not (math.isfinite(ridge) and ridge > 0):
             raise ConfigError(f"ridge is {ridge}; give a positive number, relative to the mean eigenvalue (1e-2)")
         mean = self.mean_eigenvalue

@@ -15,10 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from forebear.diffusion.model import Measurement
+from forebear.diffusion.measurement import Measurement
 from forebear.errors import ConfigError
 from forebear.estimators.curvature import Curvature
 from forebear.estimators.vectors import BASELINES, MEASUREMENTS, Blocks, Column, Real, unit
+
+SIGN = "a positive score means that training on the sample lowered the query's loss"
+"""One for all estimators; manifests, indexes and answers say it."""
 
 
 @dataclass(frozen=True)

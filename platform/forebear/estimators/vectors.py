@@ -7,8 +7,8 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from forebear.diffusion.model import Measurement
-from forebear.gradients.embedding import COLUMNS, VectorColumn
+from forebear.diffusion.measurement import Measurement
+from forebear.gradients.columns import COLUMNS, VectorColumn
 
 Baseline = Literal["pixels", "keyed", "features"]
 """Vectors that need no model: pictures as they are, keyed random numbers, features that the user brings."""

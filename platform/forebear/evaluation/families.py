@@ -44,7 +44,9 @@ class FamiliesConfig:
     seed: int = 0
     """Of the choice of samples, and of the first picture; the others count up."""
     steps: Count = 50
+    """Of generated pictures."""
     guidance: float = 1.0
+    """Of generated pictures."""
 
 
 def run_families(run: Run, config: FamiliesConfig, name: str = "families") -> Result:

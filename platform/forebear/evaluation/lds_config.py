@@ -27,6 +27,7 @@ class ValidationConfig:
     """Held-out pictures: those of `data` that are not in the training set."""
 
     count: Annotated[int, Field(ge=0)] = 200
+    """Chosen by key; where there are fewer, that is an error."""
     data: DataConfig | None = None
     """None: the source of the training set itself, without its limit."""
     tuning: Share = 0.5
@@ -38,6 +39,7 @@ class GeneratedConfig:
     """Pictures that the run's own model makes, of its classes in turn, or of captions of training samples."""
 
     count: Annotated[int, Field(ge=0)] = 100
+    """Pictures."""
     steps: Count = 50
     """Of the sampler (DDIM with eta 0 for DDPM-type models)."""
     guidance: float = 1.0
@@ -71,7 +73,9 @@ class LdsConfig:
     batch_size: Count = 64
     """Rows that the denoiser sees at a time when losses are measured; it decides by rounding only."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Held-out queries."""
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+    """Queries that the model makes."""
     keep_models: bool = False
     """Keep each model after its losses are measured."""
     workers: Annotated[int, Field(ge=0)] = 0

@@ -43,6 +43,7 @@ class OutliersConfig:
     """Group column and its values that mark them in the run's own training set, each value evaluated apart:
     {source: [digits]}. Empty: images are planted, and a model is trained on them, as `planting` says."""
     planting: PlantingConfig = field(default_factory=PlantingConfig)
+    """What is planted, where `planted` is empty."""
     estimators: tuple[str, ...] = ()
     """Empty: all that the store serves. Baselines are always added: `pixel`, `random`, `loss`, `gradient norm`."""
     neighbours: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -50,6 +50,7 @@ class PlantingConfig:
     embedding: dict[str, Any] = field(default_factory=dict)
     """Settings that replace those of the run's embedding."""
     seed: int = 0
+    """Of the choice of images."""
 
     def __post_init__(self) -> None:
         """Refuse to plant nothing."""

@@ -53,7 +53,9 @@ class RemovalConfig:
     seed: int = 0
     """Of the choice of captions, and of the first picture; the others count up."""
     steps: Count = 50
+    """Of the pictures."""
     guidance: float = 1.0
+    """Of the pictures; 1 is none."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Single-threaded Ray actors, each with a model of its own; 0 works in this process."""
 

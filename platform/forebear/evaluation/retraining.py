@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from forebear.data import open_training_set
-from forebear.diffusion.model import DiffusionModel, Loss, weights_fingerprint
+from forebear.diffusion.measurement import Loss
+from forebear.diffusion.model import DiffusionModel, weights_fingerprint
 from forebear.diffusion.noise import draw_noise, stratified_timesteps
 from forebear.diffusion.training import TrainConfig, train
 from forebear.errors import ConfigError, ModelError

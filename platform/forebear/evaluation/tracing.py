@@ -47,6 +47,7 @@ class TracingConfig:
     brightness: Annotated[float, Field(gt=0)] = 0.7
     """Factor on every level, from black."""
     recall_at: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 10)
+    """k: the source counts as found among so many first images."""
     estimators: tuple[str, ...] = ()
     """Empty: all that the store serves. The baselines `pixel` and `random` are always added."""
     seed: int = 0

@@ -26,8 +26,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import torch
@@ -36,9 +34,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forebear.diffusion.conditioning import Condition
-from forebear.diffusion.model import DiffusionModel, Loss, Measurement
+from forebear.diffusion.measurement import Loss, Measurement
+from forebear.diffusion.model import DiffusionModel
 from forebear.diffusion.noise import draw_noise
 from forebear.errors import ConfigError, ForebearError
+from forebear.gradients.columns import COLUMNS, VectorColumn
 from forebear.gradients.coverage import cover
 from forebear.gradients.engine import GradientBatch, GradientEngine
 from forebear.gradients.projection import ProjectionConfig
@@ -47,12 +47,6 @@ from forebear.randomness import keyed_signs
 
 TINY = 1e-30
 """Vectors of a smaller norm are taken for zero."""
-
-VectorColumn = Literal["mean", "unit_mean", "unit_matched", "square_mean", "output_unit_mean"]
-COLUMNS: Mapping[Measurement, tuple[VectorColumn, ...]] = MappingProxyType(
-    {"loss": ("mean", "unit_mean", "unit_matched"), "square": ("square_mean",), "output": ("output_unit_mean",)}
-)
-"""By measurement, the reductions of its gradients that are kept."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +121,14 @@ class Embeddings:
         except KeyError:
             found = ", ".join(self.vectors) or "none"
             raise ConfigError(f"the picture was embedded without {name}, only {found}; name its estimator") from None
+
+    def rows(self, first: int, end: int) -> "Embeddings":
+        """Those of the pictures from `first` up to, and without, `end`."""
+        return Embeddings(
+            {name: vectors[first:end] for name, vectors in self.vectors.items()},
+            self.norms[first:end],
+            self.losses[first:end],
+        )
 
     @property
     def mean(self) -> NDArray[np.float32]:

@@ -42,7 +42,9 @@ class WeightedCheckpoint:
     """A checkpoint whose embeddings are concatenated into the index's vectors, times the square root of its weight."""
 
     name: str
+    """Of the checkpoint."""
     weight: float
+    """w_c."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,10 +52,13 @@ class IndexMetadata:
     """What an index was built from."""
 
     estimator: str
+    """The first of those that share the index."""
     store_plan_hash: str
+    """Of the store, all segments together."""
     checkpoints: tuple[WeightedCheckpoint, ...]
     """In the order of concatenation."""
     sign: str = SIGN
+    """What a positive score means."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,11 +66,17 @@ class Recall:
     """Share of the true best 10 and 100 that a search returns (of all there are, when the index holds fewer)."""
 
     at_10: Share
+    """Of proponents."""
     at_100: Share
+    """Of proponents."""
     opponents_at_10: Share
+    """Of opponents."""
     opponents_at_100: Share
+    """Of opponents."""
     queries: int
+    """Vectors of the index that were searched for."""
     note: str
+    """How it was measured."""
 
     @property
     def lowest(self) -> float:
@@ -77,7 +88,9 @@ class FileRecord:
     """Size and checksum of one file of an index."""
 
     bytes: int
+    """Its size."""
     sha256: str
+    """Its checksum."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -85,14 +98,22 @@ class IndexDescription:
     """All of index.json. Nothing in it depends on time or machine: the same vectors give the same file."""
 
     metadata: IndexMetadata
+    """What it was built from."""
     config: IndexConfig
+    """How it was asked for."""
     kind: Literal["exact", "rabitq"]
     """What `config.kind` came to."""
     count: Count
+    """Vectors."""
     dim: Count
+    """Numbers in a vector: checkpoints x k."""
     recall: Recall
+    """Measured when it was built; 1 for an exact one."""
     files: dict[str, FileRecord]
+    """Every file of the index, by name."""
     source: str = ""
     """Of a part of a sharded index: fingerprint of all that decides its bytes."""
     forebear_version: str = __version__
+    """The version that built it."""
     format_version: int = FORMAT_VERSION
+    """Of index.json and the files."""

@@ -44,8 +44,11 @@ class PartRecord:
     """One part of a sharded index."""
 
     name: str
+    """Of its folder."""
     first_row: int
+    """Of the store."""
     rows: int
+    """In it."""
     sha256: str
     """Of the part's index.json, which holds the checksums of its files."""
 
@@ -55,10 +58,15 @@ class ShardsDescription:
     """All of shards.json."""
 
     metadata: IndexMetadata
+    """What it was built from."""
     config: IndexConfig
+    """How it was asked for."""
     parts: tuple[PartRecord, ...]
+    """In the order of rows."""
     forebear_version: str = __version__
+    """The version that built it."""
     format_version: int = FORMAT_VERSION
+    """Of shards.json and the parts."""
 
 
 class PartCaller(Protocol):

@@ -7,10 +7,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from forebear.config import STRICT, plain
-from forebear.diffusion.model import Loss, Measurement
+from forebear.diffusion.measurement import Loss, Measurement
 from forebear.errors import ConfigError
 from forebear.gradients import Precision, ProjectionConfig
-from forebear.gradients.embedding import COLUMNS
+from forebear.gradients.columns import COLUMNS
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -31,6 +31,7 @@ class EmbedConfig:
     seed: int = 0
     """Of the noise of stratified timesteps and of queries."""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    """How a gradient becomes a vector."""
     parameters: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     """Shell-style patterns over the denoiser's parameter names; `!` before a pattern takes out what it matches."""
     loss: Loss = "mse"

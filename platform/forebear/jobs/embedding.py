@@ -1,7 +1,6 @@
 """`forebear embed`: gradient embeddings of a training set at every checkpoint of a run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from forebear.files import write_text
 from forebear.jobs.dispatch import Actors, Pool, ray_actors, run_on_ray
 from forebear.jobs.driving import UnworkableError, Watch, run_here
 from forebear.jobs.embed_config import EmbedConfig
-from forebear.jobs.events import EventLog, RayMetrics, events_path
+from forebear.jobs.events import EMBEDDING, EventLog, RayMetrics, events_path
 from forebear.jobs.growth import divided, growing
 from forebear.jobs.overtime import TimeLimit
 from forebear.jobs.planning import plan_embedding
@@ -30,7 +29,7 @@ from forebear.store.manifest import manifest_path
 from forebear.store.segments import listed_segments
 from forebear.store.shard import NotFiniteError
 
-SECTION = "embedding"
+SECTION = EMBEDDING
 """Of run.yaml, and the stage of progress events."""
 NAMED_IN_ERRORS = 5
 
@@ -96,12 +95,10 @@ def _begun(run: Run, pool: Pool | None, *, restart: bool) -> Iterator[Actors | N
     if pool is None or not run.model_folder.is_dir() or (not restart and _closed(run.store_folder)):
         yield None
         return
-    with ThreadPoolExecutor(1) as beside:
-        # Ray itself starts in this thread: it ties its processes to the thread that starts them.
-        importing = beside.submit(import_libraries)
-        with ray_actors(pool, import_libraries) as actors:
-            importing.exception()  # waits: two threads that import the same packages can wait for each other
-            yield actors
+    # Ray first: beside imports in this process its start takes longer than both, one after the other.
+    with ray_actors(pool, import_libraries) as actors:
+        import_libraries()
+        yield actors
 
 
 def _closed(folder: Path) -> bool:

@@ -17,7 +17,7 @@ GAUGES = {
     "retried": "tasks that lost a worker and were tried again",
     "set_aside": "tasks that were given up",
 }
-DONE = "done"
+EMBEDDING, DONE = "embedding", "done"
 
 
 def events_path(run: Run, stage: str) -> Path:

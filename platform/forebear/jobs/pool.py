@@ -15,6 +15,8 @@ ADDRESS = "RAY_ADDRESS"
 """Environment variable that names a cluster: host:port, or ray://host:port for a client outside of it."""
 CONNECTING = 5.0
 """Seconds to wait for a cluster's port."""
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+"""Of `ray.init`: what goes wrong is told by our own errors."""
 SPOKEN = 400
 """Characters of Ray's own words in a message."""
 
@@ -71,26 +73,35 @@ def ray_session(pool: Pool) -> Iterator[bool]:
     if ray.is_initialized():
         yield True
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     address = os.environ.get(ADDRESS, "")
     if address:
-        check_reachable(address)
-        if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
-            raise JobError(f"{address} needs Ray's client; pip install 'forebear[cluster]', or run inside the cluster")
-        if address.startswith("ray://"):
-            check_token(address)
-        try:
-            ray.init(**quiet)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as refused:
-            raise _unreachable(address, _last_words(refused)) from None
+        join_cluster(address)
     else:
         # Without an address Ray joins whatever cluster was last started on this machine.
         cpus = max(1, round(pool.workers * pool.cpus))
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
     try:
         yield bool(address)
     finally:
         ray.shutdown()
+
+
+def join_cluster(address: str) -> None:
+    """Make this process a member or, by ray://, a client of the cluster at an address.
+
+    Raises JobError within seconds when nothing listens there, when it refuses the token, or Ray's client is missing.
+    """
+    import ray
+
+    check_reachable(address)
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise JobError(f"{address} needs Ray's client; pip install 'forebear[cluster]', or run inside the cluster")
+    if address.startswith("ray://"):
+        check_token(address)
+    try:
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as refused:
+        raise _unreachable(address, _last_words(refused)) from None
 
 
 def check_reachable(address: str) -> None:

@@ -21,13 +21,19 @@ class QuarantinedShard:
     """A shard that could not be embedded."""
 
     checkpoint: str
+    """Its name."""
     shard: int
+    """Number within the checkpoint."""
     first_row: int
+    """Of the store."""
     last_row: int
+    """Of the store, included."""
     samples: tuple[str, ...]
     """Ids of all of its samples: one or more of them is to blame."""
     reason: str
+    """What went wrong, the last time."""
     tries: int
+    """How often it was tried."""
 
     @property
     def key(self) -> Shard:

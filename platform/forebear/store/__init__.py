@@ -1,7 +1,8 @@
 """Embeddings on disk: Parquet shards and their manifest."""
 
+from forebear.estimators import SIGN
 from forebear.store.half import from_half, to_half, widen
-from forebear.store.manifest import SIGN, Manifest, prepare_store, read_manifest, write_manifest
+from forebear.store.manifest import Manifest, prepare_store, read_manifest, write_manifest
 from forebear.store.plan import VECTOR_COLUMNS, PlannedCheckpoint, StorePlan
 from forebear.store.reader import Store
 from forebear.store.removed import read_removed, remove_samples, restore_samples

@@ -9,14 +9,13 @@ from pydantic.dataclasses import dataclass
 
 from forebear.config import STRICT, parse, plain
 from forebear.errors import ForebearError, StoreError
+from forebear.estimators import SIGN
 from forebear.files import read_json, write_json
 from forebear.store.plan import FORMAT_VERSION, StorePlan
 from forebear.store.replacing import settle
 from forebear.store.samples import SAMPLES_FILE
 from forebear.store.shard import ShardRecord, read_sidecar, rebuild, run_folder
 from forebear.version import __version__
-
-SIGN = "a positive score means that training on the sample lowered the query's loss"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,14 +25,17 @@ class Manifest:
     plan: StorePlan
     """The part that decides the numbers."""
     plan_hash: str
+    """32 hexadecimal digits of the plan."""
     weights: dict[str, float]
     """w_c by checkpoint, as in score = sum over c of w_c <phi_c, psi_c>. It changes no stored number, so no plan."""
     shards: tuple[ShardRecord, ...] = ()
     """By checkpoint and shard; empty until every shard is done."""
     sign: str = SIGN
+    """What a positive score means."""
     forebear_version: str = __version__
     """The version that began the store."""
     format_version: int = Field(default=FORMAT_VERSION)
+    """Of the manifest and the shards."""
 
     def check_plan(self, wanted: StorePlan, folder: Path) -> None:
         """Raise StoreError that names what changed, old -> new, unless this store was made by the wanted plan."""

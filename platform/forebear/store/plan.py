@@ -31,6 +31,7 @@ class PlannedCheckpoint:
     name: FolderName
     """Folder name, `step-00004000`."""
     step: Annotated[int, Field(ge=0)]
+    """Of training."""
     fingerprint: str
     """Identifies the weights."""
 
@@ -42,6 +43,7 @@ class StorePlan:
     dataset: str
     """Fingerprint of the samples and their order."""
     sample_count: Count
+    """N."""
     checkpoints: Annotated[tuple[PlannedCheckpoint, ...], Field(min_length=1)]
     """By rising step."""
     measurement: str
@@ -67,6 +69,7 @@ class StorePlan:
     first_row: Annotated[int, Field(ge=0)] = 0
     """Row of the first sample: 0, or, of a segment that was added later, the number of rows before it."""
     format_version: int = FORMAT_VERSION
+    """Of the store."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "StorePlan":

@@ -25,9 +25,11 @@ class RemovedSample:
     """A sample that no answer may name or count."""
 
     sample_id: str
+    """Whose."""
     time: str
     """When it was removed: ISO 8601, UTC."""
     reason: str
+    """As it was given."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -27,8 +27,11 @@ class ListedSegment:
     """A finished segment, as segments.json names it."""
 
     name: str
+    """Of its folder within the store."""
     plan_hash: str
+    """Of its own plan."""
     rows: int
+    """In it."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -54,18 +54,29 @@ class ShardRecord:
     """What the sidecar of a shard says; the manifest repeats it."""
 
     checkpoint: str
+    """Its name."""
     shard: int
+    """Number within the checkpoint, from 0."""
     rows: int
+    """In the shard."""
     first_row: int
+    """Of the store."""
     last_row: int
+    """Of the store, included."""
     samples: str
     """Fingerprint of the sample ids in order: equal for the same shard of every checkpoint."""
     bytes: int
+    """Of the Parquet file."""
     sha256: str
+    """Of the Parquet file."""
     plan_hash: str
+    """Of the plan that it was made by."""
     min_norm: float
+    """Least of its gradient norms."""
     max_norm: float
+    """Largest of them."""
     all_finite: bool
+    """Always true: others are not written."""
 
 
 def shard_path(folder: Path, checkpoint: str, shard: int) -> Path:

@@ -36,7 +36,9 @@ class TransferredFile:
     name: Annotated[str, Field(pattern=FILE_NAME)]
     """Below the run's folder, with forward slashes; it leads nowhere else."""
     bytes: Annotated[int, Field(ge=0)]
+    """Its size."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Its checksum."""
 
     @property
     def object(self) -> str:
@@ -52,6 +54,7 @@ class Transfer:
     files: tuple[TransferredFile, ...]
     """In the order in which they are written where they are pulled: the manifest last."""
     format_version: int = FORMAT_VERSION
+    """Of transfer.json."""
 
     @property
     def by_name(self) -> dict[str, TransferredFile]:

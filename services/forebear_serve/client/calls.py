@@ -25,6 +25,7 @@ from forebear_serve.schemas import (
     PictureInfo,
     SampleInfo,
     SamplePage,
+    TokenInfo,
     Traced,
 )
 
@@ -45,6 +46,8 @@ class Call(Generic[T]):
     """JSON-like, or bytes as they are."""
     repeatable: bool = True
     """Whether it may be sent again after a lost connection: it writes nothing, or the same thing."""
+    accepted: tuple[int, ...] = ()
+    """Statuses beside 2xx that come with an answer too."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -59,7 +62,11 @@ def read_as(kind: type[T]) -> Callable[[bytes], T]:
 
 
 def health() -> Call[Health]:
-    return Call("GET", "/health", read_as(Health))
+    return Call("GET", "/health", read_as(Health), accepted=(503,))
+
+
+def token() -> Call[TokenInfo]:
+    return Call("GET", "/token", read_as(TokenInfo))
 
 
 def generators() -> Call[tuple[GeneratorInfo, ...]]:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import httpx2
 from PIL import Image
 
-from forebear.errors import ConfigError
 from forebear_serve.audit_schemas import (
     Concentration,
     DuplicatePage,
@@ -18,8 +17,9 @@ from forebear_serve.audit_schemas import (
     OutlierPage,
 )
 from forebear_serve.client import audit_calls, calls, job_calls, review_calls
+from forebear_serve.client.asking import Came, again, answered
 from forebear_serve.client.calls import Call, Upload
-from forebear_serve.client.connection import RETRY_STATUSES, SECONDS, Event, EventReader, Target, pause, refusal
+from forebear_serve.client.connection import SECONDS, Event, EventReader, Target, refusal
 from forebear_serve.job_schemas import JobInfo
 from forebear_serve.review_schemas import (
     ReviewChange,
@@ -40,6 +40,7 @@ from forebear_serve.schemas import (
     PictureInfo,
     SampleInfo,
     SamplePage,
+    TokenInfo,
     Traced,
 )
 
@@ -80,7 +81,11 @@ class Client:
 
     def health(self) -> Health:
         """Whether every part of the server answers."""
-        return self._ask(calls.health(), also=(503,))
+        return self._ask(calls.health())
+
+    def token(self) -> TokenInfo:
+        """What this client's token allows, and until when."""
+        return self._ask(calls.token())
 
     def generators(self) -> tuple[GeneratorInfo, ...]:
         return self._ask(calls.generators())
@@ -235,19 +240,15 @@ class Client:
         """Ask it to stop; the same job, started again, goes on."""
         return self._ask(job_calls.cancel_job(job_id))
 
-    def _ask(self, call: Call[T], also: tuple[int, ...] = ()) -> T:
-        for attempt in range(self._retries + 1):
-            last = attempt == self._retries
-            try:
-                answer = self._http.request(**call.arguments)
-            except httpx2.TransportError as failed:
-                if last or not call.repeatable:
-                    raise self._target.unreachable(failed) from None
-                time.sleep(pause(attempt, {}))
-                continue
-            if answer.is_success or answer.status_code in also:
-                return call.read(answer.content)
-            if answer.status_code not in RETRY_STATUSES or last:
-                raise refusal(answer.status_code, answer.content)
-            time.sleep(pause(attempt, answer.headers))
-        raise ConfigError(f"retries is {self._retries}; give 0 or more")
+    def _ask(self, call: Call[T]) -> T:
+        attempt, came = 0, self._sent(call)
+        while (seconds := again(call, came, attempt, self._retries)) is not None:
+            time.sleep(seconds)
+            attempt, came = attempt + 1, self._sent(call)
+        return answered(call, came, self._target)
+
+    def _sent(self, call: Call[T]) -> Came:
+        try:
+            return self._http.request(**call.arguments)
+        except httpx2.TransportError as failed:
+            return failed

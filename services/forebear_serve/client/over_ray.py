@@ -7,6 +7,7 @@ import os
 from typing import Any, TypeVar
 
 from forebear.errors import ConfigError
+from forebear.jobs.pool import join_cluster
 from forebear_serve.client import calls
 from forebear_serve.client.calls import Upload
 from forebear_serve.schemas import (
@@ -19,8 +20,10 @@ from forebear_serve.schemas import (
     PictureInfo,
     SampleInfo,
     SamplePage,
+    TokenInfo,
     Traced,
 )
+from forebear_serve.scopes import Scope
 
 APPLICATION = "forebear"
 T = TypeVar("T")
@@ -32,8 +35,8 @@ class RayClient:
     def __init__(self, address: str | None = None, application: str = APPLICATION, *, seconds: float = 150.0) -> None:
         """Joins the cluster at `address` (ray://HOST:PORT, or None: where this process is, or RAY_ADDRESS says).
 
-        Raises ConfigError at once when ray:// would be tried without the cluster's token, since Ray waits 30 s and
-        then only says that it timed out; and when the application does not run there.
+        Raises ConfigError at once when ray:// would be tried without the cluster's token, JobError within seconds when
+        the cluster cannot be reached or refuses the token, and ConfigError when the application does not run there.
         """
         import ray
         from ray import serve
@@ -43,12 +46,16 @@ class RayClient:
         if not ray.is_initialized():
             if place and place.startswith("ray://"):
                 require_ray_token()
-            ray.init(address=place or "auto", logging_level="error", log_to_driver=False)
+            join_cluster(place or "auto")
         self._seconds = seconds
         try:
             self._gateway = serve.get_app_handle(application)
         except RayServeException:
             raise ConfigError(f"no application {application} runs there; start it with `forebear serve`") from None
+
+    def token(self) -> TokenInfo:
+        """As `Client.token`: whoever is in the cluster may do everything, for as long as Ray lets it in."""
+        return TokenInfo(name="ray", scopes=tuple(Scope))
 
     def generators(self) -> tuple[GeneratorInfo, ...]:
         return self._call(tuple[GeneratorInfo, ...], "generators")

@@ -23,7 +23,8 @@ from forebear_serve.database.errors import (
 from forebear_serve.database.opening import Database
 from forebear_serve.database.review import AttributionEvidence, Change, NewReview, Page, Review, ReviewFilter, Verdict
 from forebear_serve.database.reviews import Reviews
-from forebear_serve.database.tokens import Scope, Token, Tokens, require
+from forebear_serve.database.tokens import Token, Tokens, require
+from forebear_serve.scopes import Scope
 
 __all__ = [
     "AttributionEvidence",

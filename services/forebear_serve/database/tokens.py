@@ -7,7 +7,6 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import select
@@ -27,6 +26,7 @@ from forebear_serve.database.errors import (
 )
 from forebear_serve.database.opening import Database
 from forebear_serve.database.tables import NAME, TokenRow
+from forebear_serve.scopes import Scope
 
 MARK = "fb_"
 """Begins every secret, so that scanners for leaked secrets can find them."""
@@ -35,19 +35,6 @@ SHOWN = len(MARK) + 6
 """Characters of the secret that lists show: 36 of its 256 bits."""
 USED_EVERY = timedelta(minutes=1)
 """`last_used` is exact to this: a request is not to cost a write."""
-
-
-class Scope(StrEnum):
-    """What a token allows. `admin` implies all others; none of the others implies another."""
-
-    READ = "read"
-    """Samples, their images and groups, estimators, index facts, audits, reviews."""
-    GENERATE = "generate"
-    """Generating pictures and attributing them."""
-    REVIEW = "review"
-    """Creating and changing reviews."""
-    ADMIN = "admin"
-    """Everything, and starting and cancelling jobs."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from forebear.config import to_yaml
 from forebear.files import write_json, write_text
-from forebear.jobs.embedding import SECTION as EMBEDDING
-from forebear.jobs.events import events_path, read_events
+from forebear.jobs.events import EMBEDDING, events_path, read_events
 from forebear.run import Run
 from forebear_serve.job_schemas import EmbedJob, EvaluateJob, IndexJob, JobInfo, JobState
 from forebear_serve.problems import PATH, Problem, not_found, unavailable

@@ -22,40 +22,24 @@ from forebear.images import to_picture, to_png
 from forebear.run import Run
 from forebear_generators.cow.request import CowItem, CowRequest
 from forebear_generators.cow.sampler import cow, planned_calls
-from forebear_generators.cow.share import similarity
+from forebear_generators.cow.share import condition_shares
 from forebear_generators.generator import Generator, Request, Sight
 from forebear_generators.quantisation.files import DESCRIPTION, is_generator
 from forebear_generators.samplers import OWN, SAMPLERS, moves
+from forebear_serve.engine.events import Finished, MakerEvent, Sighted
 from forebear_serve.engine.pictures import FOLDER, PictureStore, content_id
 from forebear_serve.schemas import CowOptions, GenerateRequest, GeneratorInfo, Picture, PictureInfo, Progressed
 from forebear_serve.settings import GeneratorSettings, Limits
 
 PREVIEW_EVERY = 5
 """Steps between previews."""
+SHARE_DRAWS = 1
+"""Noises at each timestep at which a condition's share is measured: 16 evaluations, few beside those of the cycles."""
 RECENTLY = 60.0
 """Seconds for which a picture made, or a call of the denoiser, proves that it works."""
 
 
-@dataclass(frozen=True)
-class Sighted:
-    """The clean picture that the denoiser saw at a step where attribution can begin."""
-
-    pixels: NDArray[np.float32]
-    """float32[C, H, W] in [-1, 1]."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The picture."""
-
-    picture: Picture
-    pixels: NDArray[np.float32]
-    """float32[C, H, W] in [-1, 1], as the model made it: attribution need not decode the PNG."""
-    seconds: float
-
-
 Pixels = NDArray[np.float32]
-MakerEvent = Progressed | Sighted | Finished
 Hear = Callable[[MakerEvent], None]
 
 
@@ -182,8 +166,10 @@ class Maker:
             made = cow(
                 self._generator, conditions, settings, on_call=lambda calls: hear(Progressed(done=calls, total=total))
             )
-            facts = {"calls": made.calls, "evaluations": made.evaluations, "cycles": made.cycles[0]}
-            return made.pixels[0].numpy(), facts | {"condition": asdict(similarity(made)[0])}
+            (part,) = condition_shares(self._generator.model, made, conditions, draws=SHARE_DRAWS)
+            facts: dict[str, Any] = {"calls": made.calls, "evaluations": made.evaluations, "cycles": made.cycles[0]}
+            facts |= {"condition": asdict(part.similarity), "explained": part.explained, "share": part.share}
+            return made.pixels[0].numpy(), facts
 
         return _Work(("cow", item.model_dump(mode="json"), plain(settings)), make)
 

@@ -1,7 +1,7 @@
 """Reviews behind their own deployment: one process writes them, whatever happens to the gateway."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ from forebear_serve.database import (
     Change,
     ConflictError,
     Database,
-    InvalidEntryError,
     LogEntry,
     NewReview,
     Page,
@@ -17,9 +16,7 @@ from forebear_serve.database import (
     ReviewFilter,
     Reviews,
 )
-from forebear_serve.database.checking import checked_text
 from forebear_serve.database.exporting import deny_text, write_csv, write_parquet
-from forebear_serve.database.tables import NAME
 
 PIECE = 2**18
 """Bytes of an export that are sent at once."""
@@ -93,14 +90,3 @@ class ReviewDesk:
             with file.open("rb") as whole:
                 while piece := whole.read(PIECE):
                     tell(piece)
-
-
-def fitting_groups(groups: Mapping[str, str]) -> dict[str, str]:
-    """Those that a review can hold: a value that is empty or too long for the database is left out."""
-    found = {}
-    for name, value in groups.items():
-        try:
-            found[checked_text("group", name, NAME, lines=False)] = checked_text(name, value, NAME, lines=False)
-        except InvalidEntryError:
-            continue
-    return found

@@ -10,8 +10,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from forebear_serve.database import Database
 from forebear_serve.database.errors import ScopeError, TokenError
-from forebear_serve.database.tokens import Scope, Token, Tokens, require
+from forebear_serve.database.tokens import Token, Tokens, require
 from forebear_serve.problems import Problem, busy
+from forebear_serve.scopes import Scope
 
 REMEMBERED = 5.0
 """Seconds for which a token that was good is not looked up again: so long may a revoked one live on."""
@@ -46,11 +47,12 @@ class Access:
         self._requests, self._generations = RateLimit(requests_per_minute), RateLimit(generations_per_minute)
         self._known: dict[str, tuple[Token, float]] = {}
 
-    async def check(self, secret: str | None, scope: Scope) -> Token:
-        """The token of a request; raises Problem 401, 403 or 429."""
+    async def check(self, secret: str | None, scope: Scope | None) -> Token:
+        """The token of a request, which must allow `scope`, if one is named; raises Problem 401, 403 or 429."""
         try:
             token = await self._token(secret)
-            require(token, scope)
+            if scope is not None:
+                require(token, scope)
         except TokenError as refused:
             raise Problem(401, "unauthorised", str(refused), headers={"WWW-Authenticate": "Bearer"}) from None
         except ScopeError as refused:
@@ -75,8 +77,8 @@ class Access:
         return token
 
 
-def allowed(scope: Scope) -> Callable[..., Coroutine[Any, Any, Token]]:
-    """A dependency: the token of the request, which must have this scope."""
+def allowed(scope: Scope | None) -> Callable[..., Coroutine[Any, Any, Token]]:
+    """A dependency: the token of the request, which must have this scope; None: whatever it allows."""
 
     async def check(
         request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)] = None
@@ -91,5 +93,6 @@ def allowed(scope: Scope) -> Callable[..., Coroutine[Any, Any, Token]]:
 
 READ, GENERATE, REVIEW, ADMIN = (Depends(allowed(scope)) for scope in Scope)
 """For routes that need not know whose token it is."""
+Known = Annotated[Token, Depends(allowed(None))]
 Reviewer = Annotated[Token, REVIEW]
 Admin = Annotated[Token, ADMIN]

@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
+from forebear_serve.engine.events import TraceQuery
 from forebear_serve.engine.pictures import decoded_upload
-from forebear_serve.engine.tracer import TraceQuery
 from forebear_serve.gateway.access import GENERATE, READ
 from forebear_serve.gateway.core import Core, Gateway
 from forebear_serve.gateway.errors import refused

@@ -3,21 +3,22 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from forebear.attribution import EmbeddedQuery
 from forebear.errors import ForebearError
-from forebear_serve.engine.maker import Finished, Sighted
-from forebear_serve.engine.tracer import TraceQuery
+from forebear_serve.engine.events import Finished, Sighted, TraceQuery
 from forebear_serve.gateway.access import GENERATE
 from forebear_serve.gateway.core import Core, Gateway
 from forebear_serve.gateway.errors import problem_of, refused
 from forebear_serve.problems import Problem, invalid, unavailable
 from forebear_serve.schemas import Generated, GenerateRequest, Mode, Picture, Progressed, Timings, Traced
+
+if TYPE_CHECKING:  # it comes from one engine and goes to another: nothing here looks into it
+    from forebear.attribution import EmbeddedQuery
 
 EVENT_STREAM = "text/event-stream"
 router = APIRouter(tags=["generate"])
@@ -129,7 +130,7 @@ async def _made_and_traced(core: Core, asked: GenerateRequest, started: float) -
             early.cancel()
 
 
-async def _or_none(early: asyncio.Task[EmbeddedQuery | None] | None) -> EmbeddedQuery | None:
+async def _or_none(early: "asyncio.Task[EmbeddedQuery | None] | None") -> "EmbeddedQuery | None":
     """What was embedded early; where that failed, the final picture is embedded as a whole."""
     if early is None:
         return None

@@ -6,11 +6,12 @@ from fastapi import APIRouter, Response
 
 from forebear.errors import ForebearError
 from forebear.version import __version__
-from forebear_serve.gateway.access import READ
+from forebear_serve.gateway.access import READ, Known
 from forebear_serve.gateway.core import Gateway
 from forebear_serve.gateway.errors import refused
 from forebear_serve.problems import Problem
-from forebear_serve.schemas import EstimatorInfo, GeneratorInfo, Health, IndexInfo
+from forebear_serve.schemas import EstimatorInfo, GeneratorInfo, Health, IndexInfo, TokenInfo
+from forebear_serve.scopes import Scope
 
 CHECK_SECONDS = 5.0
 """For which a part may keep health waiting."""
@@ -37,6 +38,12 @@ async def health(response: Response, core: Gateway) -> Health:
     down = "does not answer" in states.values()
     response.status_code = 503 if down else 200
     return Health(status="degraded" if down else "ok", parts=states, version=__version__)
+
+
+@router.get("/token", responses=refused(401, 429))
+async def token(known: Known) -> TokenInfo:
+    """What the token of this request allows, and until when; any token that is good may ask."""
+    return TokenInfo(name=known.name, scopes=tuple(filter(known.allows, Scope)), expires=known.expires)
 
 
 @router.get("/generators", responses=refused(401, 403, 429, 503), dependencies=[READ])

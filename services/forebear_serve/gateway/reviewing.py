@@ -1,7 +1,7 @@
 """Reviews of training images: opened, judged, listed, exported."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
@@ -10,14 +10,15 @@ from fastapi.responses import StreamingResponse
 from forebear_serve.database import (
     AttributionEvidence,
     Change,
+    InvalidEntryError,
     LogEntry,
     NewReview,
     Review,
     ReviewFilter,
     Verdict,
 )
+from forebear_serve.database.checking import checked_text
 from forebear_serve.database.tables import NAME
-from forebear_serve.engine.reviewing import fitting_groups
 from forebear_serve.gateway.access import READ, Reviewer
 from forebear_serve.gateway.core import Core, Gateway
 from forebear_serve.gateway.errors import refused
@@ -170,6 +171,17 @@ async def review_history(review_id: Id, core: Gateway) -> tuple[ReviewEvent, ...
     """Everything that happened to a review, the oldest first."""
     found: tuple[LogEntry, ...] = await core.parts.reviews.call("history", review_id)
     return tuple(map(ReviewEvent.model_validate, found))
+
+
+def fitting_groups(groups: Mapping[str, str]) -> dict[str, str]:
+    """Those that a review can hold: a value that is empty or too long for the database is left out."""
+    found = {}
+    for name, value in groups.items():
+        try:
+            found[checked_text("group", name, NAME, lines=False)] = checked_text(name, value, NAME, lines=False)
+        except InvalidEntryError:
+            continue
+    return found
 
 
 def _new(asked: ReviewRequest, run: str, groups: dict[str, str]) -> NewReview:

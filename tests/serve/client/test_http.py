@@ -58,6 +58,7 @@ def test_a_program_makes_a_picture_and_traces_it(asking: Client) -> None:
     assert asking.picture_image(made.picture.id).size == (8, 8)
     assert asking.health().status == "ok"
     assert asking.index().samples == 24
+    assert asking.token().scopes == ("read", "generate", "review", "admin")
     assert [one.name for one in asking.generators()] == ["fp32"]
     assert {one.name for one in asking.estimators()} >= {"retrac", "retrac-ridge"}
     assert all(group.distinct for group in asking.groups())
@@ -188,6 +189,7 @@ def test_asyncio_has_the_same_methods(api: FastAPI, secrets: dict[str, str]) -> 
     async def ask() -> None:
         transport = httpx2.ASGITransport(app=api)
         async with AsyncClient(ADDRESS, secrets["admin"], transport=transport) as client:
+            assert (await client.token()).name == "a admin"
             made = await client.generate(label=3, seed=23, steps=3, attribute=True)
             assert made.traced is not None
             told = [one async for one in client.stream(label=3, seed=24, steps=3)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from fastapi import FastAPI
@@ -46,6 +46,20 @@ def test_scopes_are_kept_apart(client_with: Callable[[str], TestClient], secrets
     assert reader.post("/v1/generate", json={"label": 1, "steps": 1}).status_code == 403
     assert maker.get("/v1/samples").status_code == 403
     assert maker.post("/v1/generate", json={"label": 1, "steps": 1}).status_code == 200
+
+
+def test_a_token_is_told_what_it_allows(client_with: Callable[[str], TestClient], settings: ServeSettings) -> None:
+    tokens = Tokens(Database.open(settings.database_url))
+    for name, scopes, allowed in (
+        ("who reviews", ["review", "read"], ["read", "review"]),
+        ("who makes", ["generate"], ["generate"]),
+        ("who runs it", ["admin"], ["read", "generate", "review", "admin"]),
+    ):
+        made, secret = tokens.create(name, scopes, timedelta(days=1))
+        told = client_with(secret).get("/v1/token").json()
+        assert (told["name"], told["scopes"]) == (name, allowed)
+        assert datetime.fromisoformat(told["expires"]) == made.expires
+        assert secret not in str(told)
 
 
 def test_errors_of_the_framework_are_problem_details_too(client: TestClient) -> None:

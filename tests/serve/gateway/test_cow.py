@@ -47,6 +47,7 @@ def test_the_picture_is_the_librarys_own(client: TestClient, asked: dict, image:
     facts = told["picture"]["facts"]
     assert (facts["calls"], facts["evaluations"], facts["cycles"]) == (own.calls, own.evaluations, own.cycles[0])
     assert facts["condition"]["psnr"] > 0
+    assert 0 <= facts["share"] <= facts["explained"] <= 1
     assert len(told["traced"]["attributions"][0]["proponents"]) == 3
     again = client.post("/v1/generate", json=told["picture"]["request"]).json()["picture"]
     assert (again["id"], again["cached"]) == (told["picture"]["id"], True)

@@ -13,9 +13,10 @@ from fastapi.testclient import TestClient
 from forebear.run import Run
 from forebear.store import remove_samples, restore_samples
 from forebear_serve.database import Change, ConflictError, Database, NewReview, ReviewFilter, Tokens, Verdict
-from forebear_serve.engine.reviewing import ReviewDesk, fitting_groups
+from forebear_serve.engine.reviewing import ReviewDesk
 from forebear_serve.gateway.api import make_api
 from forebear_serve.gateway.core import Core
+from forebear_serve.gateway.reviewing import fitting_groups
 from forebear_serve.parts import LocalPart
 from forebear_serve.problems import unavailable
 from forebear_serve.settings import ServeSettings
