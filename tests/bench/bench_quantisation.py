@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python tests/bench/bench_quantisation.py --run runs/demo --out generators/ablation
     OMP_NUM_THREADS=1 python tests/bench/bench_quantisation.py --run runs/demo --out generators/ablation \
-        --variant w4a8 --iterations 200 --pictures 16 --publish docs/quantisation/demo
+        --variant w4a8 --iterations 200 --pictures 16 --publish docs/quantisation-ablation
 
 Stopped or killed, the same command goes on: each generator is kept in a folder of its own, OUT/VARIANT-PART, and
 pictures and attributions in the run. AdaRound takes most of the time.
@@ -20,14 +20,29 @@ import publishing
 import torch
 
 from forebear.config import parse, read_yaml
-from forebear.evaluation.figures import DETAILS, FIGURES, RESULT, Result
+from forebear.evaluation.figures import Figure, Result, read_result
+from forebear.files import fingerprint
 from forebear.run import Run
 from forebear_generators.evaluation.comparing import run_quantization
+from forebear_generators.evaluation.findings import FULL, OTHER_SEEDS
 from forebear_generators.evaluation.settings import GeneratorsConfig
-from forebear_generators.quantisation.quantise import quantise
+from forebear_generators.quantisation.quantise import quantise, work_plan
 from forebear_generators.quantisation.settings import QuantisationConfig
 
 CONFIG = Path(__file__).with_name("evaluation") / "quantisation-ablation.yaml"
+SHARED = "work"
+"""Of roundings and ranges, in the folder of the generators, while they are made."""
+COLUMNS = {
+    ("PSNR, dB", ""): "PSNR, dB",
+    ("SSIM", ""): "SSIM",
+    ("deviation, last step", ""): "deviation",
+    ("temporal features", "relative error"): "error of temporal features",
+    ("temporal features", "mismatches"): "mismatches, %",
+    ("Spearman", ""): "Spearman",
+    ("top-10 overlap", ""): "top-10 overlap",
+    ("share of bytes", "on disk"): "share on disk",
+}
+"""Figures on the page, by metric and variant, and their heads."""
 PACKAGES = ("torch", "diffusers", "numpy")
 
 
@@ -55,46 +70,65 @@ def ablation(
     return found
 
 
-def page(result: Result, machine: Mapping[str, Any]) -> str:
-    """The figures as a Markdown table."""
-    columns = list(dict.fromkeys((one.metric, one.variant) for one in result.figures))
-    by_cell = {(one.estimator, one.metric, one.variant): one for one in result.figures}
-    heads = [", ".join(filter(None, column)) for column in columns]
+def make(model: Path, wanted: Mapping[str, QuantisationConfig], out: Path) -> None:
+    """The generators that are not there; parts that only keep features in another way share roundings and ranges."""
+    for name, settings in wanted.items():
+        print(f"{name}: {out / name}", flush=True)
+        quantise(model, settings, out / name, work=out / SHARED / fingerprint(work_plan(settings)))
+    shutil.rmtree(out / SHARED, ignore_errors=True)
+
+
+def page(results: Mapping[str, Result], machine: Mapping[str, Any]) -> str:
+    """A chapter for each evaluation, and in it a table for each variant, as Markdown."""
     lines = [
         "# Parts of quantisation",
         "",
         f"    {publishing.command()}",
         "",
-        f"{machine['processor']} ({machine['identity']}), {machine['usable_cores']} cores; 95 % intervals.",
-        "",
-        f"| generator | {' | '.join(heads)} |",
-        "| --- |" + " --- |" * len(heads),
+        f"{machine['processor']} ({machine['identity']}), {machine['usable_cores']} cores.",
+        "Medians over pictures with 95 % intervals; all other figures are in the JSON beside this page.",
     ]
-    for name in dict.fromkeys(one.estimator for one in result.figures):
-        cells = []
-        for column in columns:
-            one = by_cell.get((name, *column))
-            interval = "" if one is None or one.low != one.low else f" ({one.low:.4g} to {one.high:.4g})"
-            cells.append("" if one is None else f"{one.value:.4g}{interval}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for title, result in results.items():
+        lines += ["", f"## {title}", "", f"{result.facts.get('queries')} pictures, {result.facts.get('steps')} steps."]
+        names = dict.fromkeys(one.estimator for one in result.figures)
+        references = [name for name in names if name in (FULL, OTHER_SEEDS)]
+        variants = dict.fromkeys(name.partition("-")[0] for name in names if name not in references)
+        for variant in variants:
+            of_variant = [name for name in names if name.partition("-")[0] == variant]
+            lines += ["", *_table(result, [*references, *of_variant])]
     return "\n".join(lines) + "\n"
 
 
-def publish(result: Result, folder: Path, stem: Path) -> None:
-    """The page and the JSON, and what the evaluation wrote."""
+def _table(result: Result, names: Sequence[str]) -> list[str]:
+    """A row for each generator; columns that nothing was measured for are left out."""
+    by_cell = {(one.estimator, one.metric, one.variant): one for one in result.figures}
+    columns = {key: head for key, head in COLUMNS.items() if any((name, *key) in by_cell for name in names)}
+    lines = [f"| | {' | '.join(columns.values())} |", "| --- |" + " --- |" * len(columns)]
+    for name in names:
+        cells = [shown(by_cell.get((name, *key)), head) for key, head in columns.items()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def shown(one: Figure | None, head: str) -> str:
+    """A figure to the digits that its column wants, with its interval."""
+    if one is None:
+        return ""
+    digits = 1 if head.endswith(("dB", "%")) else 4 if head.startswith("error") else 3
+    scale = 100.0 if head.endswith("%") else 1.0
+    value, low, high = (f"{scale * each:.{digits}f}" for each in (one.value, one.low, one.high))
+    return value if isnan(one.low) else f"{value} ({low} to {high})"
+
+
+def publish(results: Mapping[str, Result], stem: Path) -> None:
+    """The page and the JSON."""
     machine = publishing.machine(PACKAGES)
-    figures = [plain_figure(one) for one in result.figures]
-    told = {"command": publishing.command(), "machine": machine, "settings": result.settings, "figures": figures}
-    publishing.write(told, stem, page(result, machine))
-    for name in (
-        RESULT,
-        FIGURES,
-        DETAILS,
-        "temporal.parquet",
-        "trajectory.parquet",
-        *dict(result.facts["strips"]).values(),
-    ):
-        shutil.copy(folder / name, stem.parent / f"{stem.name}-{name}")
+    evaluations = {
+        title: {"settings": one.settings, "figures": [plain_figure(each) for each in one.figures]}
+        for title, one in results.items()
+    }
+    told = {"command": publishing.command(), "machine": machine, "evaluations": evaluations}
+    publishing.write(told, stem, page(results, machine))
 
 
 def plain_figure(figure: Any) -> dict[str, Any]:
@@ -102,32 +136,45 @@ def plain_figure(figure: Any) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and isnan(value) else value for name, value in vars(figure).items()}
 
 
-def main() -> int:
-    chosen = read_yaml(CONFIG)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="Run whose model is quantised")
-    parser.add_argument("--out", type=Path, required=True, help="Folder of the generators")
-    parser.add_argument("--variant", action="append", help="May be repeated; default: those of the configuration")
-    parser.add_argument("--part", action="append", choices=list(chosen["parts"]), help="May be repeated; default: all")
-    parser.add_argument("--iterations", type=int, help="Of AdaRound, in place of the configuration's")
-    parser.add_argument("--pictures", type=int, help="Of the evaluation, in place of the configuration's")
-    parser.add_argument("--name", default="quantisation-ablation", help="Folder in RUN/evaluation")
-    parser.add_argument("--publish", type=Path, help="Stem of the JSON, the page and the tables to write")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    run = Run(given.run)
-    wanted = ablation(
-        chosen, given.variant or chosen["variants"], given.part or list(chosen["parts"]), given.iterations
+def parser(chosen: Mapping[str, Any]) -> argparse.ArgumentParser:
+    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked.add_argument("--run", type=Path, help="Run whose model is quantised; without one, only --also is read")
+    asked.add_argument("--out", type=Path, default=Path("generators/ablation"), help="Folder of the generators")
+    asked.add_argument("--variant", action="append", help="May be repeated; default: those of the configuration")
+    asked.add_argument("--part", action="append", choices=list(chosen["parts"]), help="May be repeated; default: all")
+    asked.add_argument("--iterations", type=int, help="Of AdaRound, in place of the configuration's")
+    asked.add_argument("--steps", type=int, help="Of the sampler, in place of the configuration's")
+    asked.add_argument("--pictures", type=int, help="Of the evaluation, in place of the configuration's")
+    asked.add_argument("--name", default="quantisation-ablation", help="Folder in RUN/evaluation")
+    asked.add_argument("--title", help="Of the chapter on the page; default: the run's folder")
+    asked.add_argument(
+        "--also", action="append", default=[], metavar="TITLE=FOLDER", help="Another evaluation, for the same page"
     )
-    for name, settings in wanted.items():
-        print(f"{name}: {given.out / name}", flush=True)
-        quantise(run.model_folder, settings, given.out / name)
+    asked.add_argument("--publish", type=Path, help="Stem of the JSON and the page to write")
+    return asked
+
+
+def evaluated(given: argparse.Namespace, chosen: Mapping[str, Any]) -> Result:
+    """Makes the generators that were asked for, and evaluates them together."""
+    run = Run(given.run)
+    variants, parts = given.variant or chosen["variants"], given.part or list(chosen["parts"])
+    steps = {} if given.steps is None else {"steps": given.steps}
+    wanted = ablation(laid_over(chosen, {"settings": steps}), variants, parts, given.iterations)
+    make(run.model_folder, wanted, given.out)
     asked = chosen["evaluation"] | ({} if given.pictures is None else {"pictures": given.pictures})
     config = parse(GeneratorsConfig, {**asked, "generators": [given.out / name for name in wanted]}, CONFIG.name)
-    result = run_quantization(run, config, given.name)
-    print(page(result, publishing.machine(PACKAGES)))
+    return run_quantization(run, config, given.name)
+
+
+def main() -> int:
+    chosen = read_yaml(CONFIG)
+    given = parser(chosen).parse_args()
+    torch.set_num_threads(1)
+    results = {} if given.run is None else {given.title or given.run.name: evaluated(given, chosen)}
+    results |= {title: read_result(Path(folder)) for title, _, folder in (one.partition("=") for one in given.also)}
+    print(page(results, publishing.machine(PACKAGES)))
     if given.publish is not None:
-        publish(result, run.folder / "evaluation" / given.name, given.publish)
+        publish(results, given.publish)
     return 0
 
 

@@ -81,8 +81,9 @@ def test_eight_bits_stay_close(plain_model: Path, tmp_path: Path, variant: str) 
     assert 0 < distance(found, wanted) < 0.1
 
 
-def test_every_kind_of_model(saved: Save, stable_diffusion: Path, dit: Path, tmp_path: Path) -> None:
-    rounding = RoundingConfig(iterations=1, batch=4)
+@pytest.mark.parametrize("method", ["adaround", "feedback"])
+def test_every_kind_of_model(saved: Save, stable_diffusion: Path, dit: Path, tmp_path: Path, method: Any) -> None:
+    rounding = RoundingConfig(method, iterations=1, batch=4)
     for place, folder in enumerate((saved("class"), stable_diffusion, dit)):
         out = tmp_path / str(place)
         calibration = CalibrationConfig(pictures=1, every=STEPS)
@@ -223,9 +224,25 @@ def test_reconstruction_and_ranges_per_step_quarter_the_error_of_features(
     assert errors[1] <= errors[0] / 4
 
 
-def test_learned_rounding_lowers_a_blocks_error(plain_model: Path, tmp_path: Path) -> None:
-    """At w4a32, where rounding alone decides: the outputs of the learned one are nearer."""
-    learned = RoundingConfig(iterations=25, learning_rate=3e-2, batch=4, weight=1e-4)
+def test_wide_blocks_have_eight_bits(plain_model: Path, tmp_path: Path) -> None:
+    def bits(wide: str) -> dict[str, int]:
+        config = tiny(weights=WeightsConfig(wide=(wide,)))
+        work = Quantisation(DiffusionModel.load(plain_model), config, Workspace(tmp_path / wide, "here"))
+        return {plan.name: plan.bits for plan in work.layout.layers}
+
+    found = bits("up_blocks.1.resnets.1")
+    assert {name for name, each in found.items() if each == 8} == {
+        name for name in found if name.startswith("up_blocks.1.resnets.1.")
+    }
+    assert set(bits("up_blocks.1.resnets.1.conv1").values()) == {4, 8}
+    with pytest.raises(ConfigError, match="no quantised layer"):
+        bits("up_blocks.1.resnets.1.conv")
+
+
+@pytest.mark.parametrize("method", ["adaround", "feedback"])
+def test_chosen_rounding_lowers_the_error(plain_model: Path, tmp_path: Path, method: Any) -> None:
+    """At w4a32, where rounding alone decides: its outputs are nearer than the nearest codes'."""
+    learned = RoundingConfig(method, iterations=25, learning_rate=3e-2, batch=4, weight=1e-4)
     full = DiffusionModel.load(plain_model)
     errors = []
     for place, rounding in enumerate((RoundingConfig(method="nearest"), learned)):
@@ -236,6 +253,45 @@ def test_learned_rounding_lowers_a_blocks_error(plain_model: Path, tmp_path: Pat
         with torch.no_grad():
             errors.append(sum(float((first() - second()).square().sum()) for first, second in runs))
     assert errors[1] < errors[0]
+
+
+def test_roundings_are_kept_for_another_way_to_keep_features(
+    plain_model: Path, quantised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Generators that differ in that alone share them, and are those that are made on their own."""
+    done: list[str] = []
+    save = Workspace.save
+    monkeypatch.setattr(Workspace, "save", lambda self, step, tensors: (done.append(step), save(self, step, tensors)))
+    block = tiny(temporal=TemporalConfig(maintenance="block"))
+    quantise(plain_model, block, tmp_path / "block", work=tmp_path / "work")
+    steps = len(done)
+    quantise(plain_model, tiny(), tmp_path / "selected", work=tmp_path / "work")
+    assert len(done) == steps == len(set(done))
+    assert (tmp_path / "selected" / TENSORS).read_bytes() == (quantised / TENSORS).read_bytes()
+    assert (tmp_path / "work" / FOLDER).is_dir()
+    with pytest.raises(ConfigError, match="other settings"):
+        quantise(plain_model, tiny("w8a8"), tmp_path / "other", work=tmp_path / "work")
+
+
+def test_feedback_goes_on_to_the_same_bytes(plain_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(rounding=RoundingConfig("feedback"))
+    quantise(plain_model, config, tmp_path / "once")
+    save = Workspace.save
+
+    def interrupted(self: Workspace, step: str, tensors: dict[str, torch.Tensor]) -> None:
+        save(self, step, tensors)
+        if step == "unit-0003":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            quantise(plain_model, config, tmp_path / "twice")
+    quantise(plain_model, config, tmp_path / "twice")
+    first, second = ((tmp_path / name / TENSORS).read_bytes() for name in ("once", "twice"))
+    assert first == second
+    full = load_file(tmp_path / "once" / TENSORS)["down_blocks.0.resnets.0.conv1.bias"]
+    assert not torch.equal(full, DiffusionModel.load(plain_model).denoiser.down_blocks[0].resnets[0].conv1.bias)
 
 
 def test_an_interrupted_quantisation_goes_on_to_the_same_bytes(

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError
 from forebear.images import MAX_PIXELS, on_white, read_picture
 from forebear.masks import checked_weights
+
+if TYPE_CHECKING:  # requests are read where there is no torch
+    from forebear.diffusion.model import DiffusionModel
 
 Picture = Image.Image | Path | str | bytes
 """A picture, the path of one, or the bytes of its file."""
@@ -31,7 +33,7 @@ class CowCondition:
     seed: int = 0
 
 
-def check_words(model: DiffusionModel, condition: CowCondition) -> None:
+def check_words(model: "DiffusionModel", condition: CowCondition) -> None:
     """Raise ConfigError for words or a label that the model cannot be told, or that it needs."""
     kind = model.conditioner.kind
     if condition.prompt and kind != "text":

@@ -27,6 +27,7 @@ class GeneratorsConfig:
     seed: int = 0
     """Of the first picture and of the choice of training images; the other pictures count up."""
     guidance: float = 1.0
+    """Classifier-free guidance; 1 is none."""
     batch: Count = 8
     """Pictures made at once, and rows of the step that is timed."""
     backend: str = "auto"
@@ -36,6 +37,7 @@ class GeneratorsConfig:
     attribution: bool = True
     """Whether attributions are compared, when the run has a store."""
     estimator: str = DEFAULT_ESTIMATOR
+    """Whose attributions are compared."""
     top: Count = 10
     """Proponents whose overlap is reported."""
     timing_rounds: Annotated[int, Field(ge=0)] = 7

@@ -7,6 +7,8 @@ from forebear_generators.quantisation.grids import Levels, decode, encode
 
 DAMPINGS = (1e-1, 3e-2, 1e-2, 3e-3)
 """Added to the diagonal of X'X, times its mean; less keeps outputs better until codes run out of range (GPTQ: 0.01)."""
+COLUMNS = 64
+"""Whose errors are taken from the columns after them together, by one product."""
 FIT = 1e-6
 """The same, where weights are first fitted to the outputs behind rounded inputs."""
 
@@ -42,24 +44,36 @@ def best_feedback_codes(weight: Tensor, inputs: Tensor, scale: Tensor, zero: Ten
 def feedback_codes(
     weight: Tensor, inputs: Tensor, scale: Tensor, zero: Tensor, codes: Levels, damping: float = 1e-2
 ) -> Tensor:
-    """Codes int16[out, D] of weights float[out, D] that keep their outputs on inputs float[R, D].
+    """Codes int16[out, D] of weights float[out, D] that keep their outputs on inputs float[R, D], as below."""
+    x = inputs.double()
+    return codes_by_gram(weight.double(), x.T @ x, scale, zero, codes, damping)
+
+
+def codes_by_gram(
+    weight: Tensor, gram: Tensor, scale: Tensor, zero: Tensor, codes: Levels, damping: float = 1e-2
+) -> Tensor:
+    """Codes int16[out, D] of weights float64[out, D] that keep their outputs on inputs of gram X'X, float64[D, D].
 
     Columns are rounded in the order of their inputs' energy, each to the nearest code; its error, weighted by the
-    inverse of X'X + lambda I, is taken from the columns left (GPTQ, arXiv 2210.17323, equations 2 and 3).
+    inverse of X'X + lambda I, is taken from the columns left (GPTQ, arXiv 2210.17323, equations 2 and 3): of its own
+    COLUMNS at once, of all others when these are done.
     """
-    x, left = inputs.double(), weight.double().clone()
-    gram = x.T @ x  # [D, D]
     order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     gram = gram[order][:, order]
     gram.diagonal().add_(damping * float(gram.diagonal().mean()) + 1e-12)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     upper = torch.linalg.cholesky(inverse, upper=True)
-    left = left[:, order]
+    left, wide = weight[:, order], scale.double()
     found = torch.empty_like(left)
-    for column in range(left.shape[1]):
-        found[:, column] = encode(left[:, column], scale.double(), zero, codes)
-        error = (left[:, column] - decode(found[:, column], scale.double(), zero)) / upper[column, column]
-        left[:, column + 1 :] -= error[:, None] * upper[column, column + 1 :]
+    for first in range(0, left.shape[1], COLUMNS):
+        end = min(first + COLUMNS, left.shape[1])
+        errors = torch.zeros(len(left), end - first, dtype=left.dtype)
+        for column in range(first, end):
+            found[:, column] = encode(left[:, column], wide, zero, codes)
+            error = (left[:, column] - decode(found[:, column], wide, zero)) / upper[column, column]
+            left[:, column + 1 : end] -= error[:, None] * upper[column, column + 1 : end]
+            errors[:, column - first] = error
+        left[:, end:] -= errors @ upper[first:end, end:]
     back = torch.empty_like(order)
     back[order] = torch.arange(len(order))
     return found[:, back].to(torch.int16)

@@ -25,6 +25,7 @@ from forebear.diffusion.loading import (
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
 from forebear.errors import ModelError
 from forebear.files import read_json, sha256_of_file, whole_file, write_json
+from forebear_generators.quantisation.attention import round_attention
 from forebear_generators.quantisation.layout import PlannedLayer
 from forebear_generators.quantisation.network import QuantisedDenoiser, Structure, assemble
 from forebear_generators.quantisation.settings import QuantisationConfig
@@ -142,6 +143,8 @@ def load_quantised(folder: Path | str, model: DiffusionModel | None = None) -> t
         skeleton = _skeleton(parts / "denoiser")
         conditioner = load_conditioner(parts, skeleton)
         denoiser: QuantisedDenoiser = assemble(skeleton, description.structure, tensors)
+        if description.config.activations.softmax == "uint8":
+            round_attention(denoiser.inner)
         quantised = DiffusionModel(denoiser, load_scheduler(parts), load_codec(parts), conditioner)
     return quantised, description
 

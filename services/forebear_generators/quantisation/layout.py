@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from forebear.diffusion.model import DiffusionModel
-from forebear.errors import ModelError
+from forebear.errors import ConfigError, ModelError
 from forebear_generators.quantisation.layers import SplitLayer, replace_module
 from forebear_generators.quantisation.settings import QuantisationConfig
 from forebear_generators.quantisation.temporal import TemporalBlock
@@ -64,6 +64,9 @@ def lay_out(model: DiffusionModel, config: QuantisationConfig) -> Layout:
     block = TemporalBlock(denoiser)
     order = _call_order(model)
     planned = _plan(denoiser, order, block, config)
+    for wide in config.weights.wide:
+        if not any(f"{layer.name}.".startswith(f"{wide}.") for layer in planned):
+            raise ConfigError(f"weights.wide names {wide!r}, and no quantised layer is called so or lies in it")
     units: list[str] = []
     blocks = [name for name in order if _is_block(denoiser.get_submodule(name))]
     outer = [name for name in blocks if not any(name.startswith(f"{other}.") for other in blocks)]
@@ -187,5 +190,7 @@ def _planned(name: str, role: Role, config: QuantisationConfig) -> PlannedLayer 
         role == "resampling" and weights.resampling == "float"
     ):
         return None
+    if any(f"{name}.".startswith(f"{wide}.") for wide in weights.wide):
+        bits = 8
     symmetric = bits == 8 if weights.symmetric is None else weights.symmetric
     return PlannedLayer(name, role, bits, symmetric, weights.reduced, config.activation_bits is not None)

@@ -13,6 +13,7 @@ from forebear.diffusion.model import DiffusionModel, weights_fingerprint
 from forebear.errors import ConfigError
 from forebear.progress import Listener, progress
 from forebear.randomness import keyed_integers
+from forebear_generators.quantisation.attention import round_attention
 from forebear_generators.quantisation.calibration import CalibrationData, Observer, SeenInputs, calibration_request
 from forebear_generators.quantisation.files import (
     Description,
@@ -49,6 +50,7 @@ from forebear_generators.quantisation.temporal import (
     relative_feature_errors,
 )
 from forebear_generators.quantisation.temporal_rounding import Grid, Rows, TemporalRounding, features_by_step
+from forebear_generators.quantisation.unit_feedback import round_unit
 from forebear_generators.quantisation.workspace import Workspace
 from forebear_generators.samplers import moves, times
 
@@ -56,11 +58,14 @@ INPUT = "input of "
 """Begins the names of input grids in the workspace."""
 
 
-def quantise(folder: Path, config: QuantisationConfig, out: Path, listeners: Sequence[Listener] = ()) -> Description:
+def quantise(
+    folder: Path, config: QuantisationConfig, out: Path, listeners: Sequence[Listener] = (), work: Path | None = None
+) -> Description:
     """Quantise the model in `folder` and write the generator to `out`; the same call goes on after an interruption.
 
-    Needs about twice the memory of the model, and the calibration rows of one block. Raises ModelError for a kind of
-    model that cannot be quantised, ConfigError for impossible settings.
+    Needs about twice the memory of the model, and the calibration rows of one block. In a folder `work`, roundings and
+    ranges are kept for a call whose settings have the same `work_plan`; without one they are removed at the end. Raises
+    ModelError for a kind of model that cannot be quantised, ConfigError for impossible settings.
     """
     refuse_lora(folder)
     model = DiffusionModel.load(folder)
@@ -73,15 +78,23 @@ def quantise(folder: Path, config: QuantisationConfig, out: Path, listeners: Seq
         raise ConfigError(
             f"{out} holds a generator of another model or other settings; give another --out, or remove it"
         )
-    workspace = Workspace(out, {"config": plain(config), "source": source})
-    work = Quantisation(model, config, workspace, listeners)
-    work.draw()
-    work.round_weights()
-    structure, tensors, report = work.finish(work.watch())
+    workspace = Workspace(out if work is None else work, {"config": work_plan(config), "source": source})
+    quantisation = Quantisation(model, config, workspace, listeners)
+    quantisation.draw()
+    quantisation.round_weights()
+    structure, tensors, report = quantisation.finish(quantisation.watch())
     description = Description(structure, config, source, report)
     write_generator(out, folder, description, tensors)
-    workspace.remove()
+    if work is None:
+        workspace.remove()
     return description
+
+
+def work_plan(config: QuantisationConfig) -> dict[str, Any]:
+    """The settings that decide roundings and ranges: all but how temporal features are kept."""
+    settings: dict[str, Any] = plain(config)
+    kept = ("maintenance", "cache", "granularity")
+    return settings | {"temporal": {name: each for name, each in settings["temporal"].items() if name not in kept}}
 
 
 class Quantisation:
@@ -98,6 +111,8 @@ class Quantisation:
         self.clock = Clock(tuple(times(moves(model, config.sampler, config.steps))))
         self.full_precision: nn.Module = model.denoiser.requires_grad_(False)
         self.inner = copy.deepcopy(self.full_precision)
+        if config.activations.softmax == "uint8":
+            round_attention(self.inner)
         self.layout: Layout = lay_out(
             DiffusionModel(self.inner, model.scheduler, model.codec, model.conditioner), config
         )
@@ -152,8 +167,14 @@ class Quantisation:
 
     def _round(self, unit: str, step: str, tick: Callable[[], None]) -> None:
         config, plans = self.config, self.layout.of_unit(unit)
-        learn = config.rounding.method == "adaround"
         found = self._workspace.load(step)
+        if found is None and config.rounding.method == "feedback":
+            both, inputs = (self.inner, self.full_precision), self._inputs(unit)
+            rounded = round_unit(*both, unit, plans, inputs, config.weights, self.clock)
+            self.rounded |= rounded
+            self._workspace.save(step, _flat(rounded))
+            return
+        learn = config.rounding.method == "adaround"
         wanted = self._wanted(unit) if found is None and learn else None
         learned = learners(self.inner, plans, config.weights)
         if found is None:
@@ -176,6 +197,15 @@ class Quantisation:
         # A shortcut that was split is one layer of the full-precision denoiser, and never a unit of its own.
         outputs = outputs_of(self.full_precision, unit, self.data.passes(self.model, steps, size))
         return inputs, outputs
+
+    def _inputs(self, unit: str) -> tuple[Inputs, Inputs]:
+        """A unit's inputs behind the quantised ones, and in full precision."""
+        steps = range(0, self.config.steps, self.config.calibration.every)
+        size = self.config.calibration.batch
+        return (
+            inputs_of(self.inner, unit, self.data.passes(self.student, steps, size)),
+            inputs_of(self.full_precision, unit, self.data.passes(self.model, steps, size)),
+        )
 
     def _feature_rows(self) -> Rows:
         chosen = torch.tensor(self.clock.times)
@@ -299,13 +329,21 @@ def _bytes(full: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def _flat(rounded: dict[str, Rounded]) -> dict[str, Tensor]:
     return {
-        f"{name}.{part}": getattr(each, part) for name, each in rounded.items() for part in ("codes", "scale", "zero")
+        f"{name}.{part}": value
+        for name, each in rounded.items()
+        for part in ("codes", "scale", "zero", "bias")
+        if (value := getattr(each, part)) is not None
     }
 
 
 def _unflat(tensors: dict[str, Tensor]) -> dict[str, Rounded]:
     names = dict.fromkeys(name.rpartition(".")[0] for name in tensors if not name.startswith(INPUT))
-    return {name: Rounded(*(tensors[f"{name}.{part}"] for part in ("codes", "scale", "zero"))) for name in names}
+    return {
+        name: Rounded(
+            tensors[f"{name}.codes"], tensors[f"{name}.scale"], tensors[f"{name}.zero"], tensors.get(f"{name}.bias")
+        )
+        for name in names
+    }
 
 
 def _flat_grids(grids: dict[str, Grid]) -> dict[str, Tensor]:

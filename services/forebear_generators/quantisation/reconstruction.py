@@ -31,10 +31,12 @@ class Rounded:
     """float32[out]."""
     zero: Tensor
     """int32[out]."""
+    bias: Tensor | None = None
+    """float32[out] in place of the layer's own, where rounding made up for a mean error."""
 
     def layer(self, operation: Operation, bias: Tensor | None, clock: Clock) -> QuantisedLayer:
         centred = self.codes - per_channel(self.zero, self.codes).to(torch.int16)
-        return QuantisedLayer(operation, centred, self.scale, bias, clock)
+        return QuantisedLayer(operation, centred, self.scale, bias if self.bias is None else self.bias, clock)
 
 
 class LearnedLayer(nn.Module):
@@ -164,6 +166,12 @@ class Inputs:
         positional, named = calls[0]
         self._positional = [_joined([call[0][place] for call in calls]) for place in range(len(positional))]
         self._named = {name: _joined([call[1][name] for call in calls]) for name in named}
+
+    @property
+    def rows(self) -> int:
+        """N, the length of the first tensor that has one."""
+        each = (*self._positional, *self._named.values())
+        return next(len(value) for value in each if isinstance(value, Tensor) and value.dim())
 
     def call(self, module: nn.Module, rows: Tensor) -> Tensor:
         """The module's output for the chosen rows, int64[R]."""

@@ -25,6 +25,7 @@ class CalibrationConfig:
     prompts: tuple[str, ...] = ()
     """Captions, taken in turn; when empty, pairs of words from the model's own vocabulary."""
     seed: int = 0
+    """Of the trajectories, and of the rows that each iteration of rounding sees."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -47,15 +48,21 @@ class WeightsConfig:
     """Shortcuts over a joined skip input: two grids, one for each half (Q-Diffusion), one grid, or not quantised."""
     resampling: Literal["same", "float"] = "same"
     """Convolutions that halve or double the sides."""
+    wide: tuple[str, ...] = ()
+    """Names of blocks or layers whose weights have 8 bits in 4-bit variants too, such as `up_blocks.1.resnets.1`."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class RoundingConfig:
-    """AdaRound: whether each weight goes up or down, learned block by block (arXiv 2004.10568; BRECQ, 2102.05426)."""
+    """How weights outside the temporal block are rounded, block by block."""
 
-    method: Literal["adaround", "nearest"] = "adaround"
+    method: Literal["adaround", "feedback", "nearest"] = "adaround"
+    """`adaround` learns whether each weight goes up or down (arXiv 2004.10568; BRECQ, 2102.05426), `feedback` rounds
+    layer by layer in closed form (GPTQ, 2210.17323), `nearest` is quick, and enough at 8 bits."""
     iterations: int = 20_000
+    """Of each block."""
     batch: int = 32
+    """Rows of x in an iteration."""
     learning_rate: float = 1e-3
     """Of Adam. With few iterations take more: 1e-2 for a thousand."""
     weight: float = 0.01
@@ -72,6 +79,8 @@ class ActivationsConfig:
 
     estimate: Literal["minmax", "error"] = "minmax"
     """Outside the temporal block: from the least to the largest seen, or the range of the least squared error."""
+    softmax: Literal["keep", "uint8"] = "keep"
+    """Attention's probabilities: floating and fused, or rounded to 8 bits of [0, 1] and not fused (TFMQ-DM's code)."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,17 +110,27 @@ class QuantisationConfig:
     sampler: str = "own"
     """The sampler that the generator is made for: its timesteps have ranges and cached features."""
     steps: int = 50
+    """Of the sampler."""
     guidance: float = 1.0
     """Of the calibration trajectories; a generator may use another."""
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    """Trajectories of the full-precision model."""
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+    """Grids of weights."""
     rounding: RoundingConfig = field(default_factory=RoundingConfig)
+    """How weights are rounded."""
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
+    """Ranges of activations."""
     temporal: TemporalConfig = field(default_factory=TemporalConfig)
+    """How temporal features are kept."""
 
     def __post_init__(self) -> None:
         if VARIANT.fullmatch(self.variant) is None:
             raise ConfigError(f"variant is {self.variant!r}; give w4 or w8 with a8, a16 or a32, for example w4a8")
+        if self.activations.softmax == "uint8" and self.activation_bits is None:
+            raise ConfigError(
+                f"activations.softmax is uint8, and {self.variant} leaves activations floating: give keep"
+            )
 
     @property
     def weight_bits(self) -> int:

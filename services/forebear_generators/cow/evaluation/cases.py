@@ -29,7 +29,7 @@ class Case:
     """Id of the training image that is kept."""
     condition: CowCondition
     wrong: tuple[Words, ...]
-    """Words that are neither the condition's own nor those it is given."""
+    """Words that it is not given: the condition's own where there are no others; none of models told none."""
     target: int
     """Row of the training image whose words it is given."""
 
@@ -49,30 +49,31 @@ class Case:
 def choose_cases(training_set: TrainingSet, model: DiffusionModel, config: CowEvaluationConfig) -> list[Case]:
     """The evaluation's conditions, chosen by key whatever the order of the training set.
 
-    Raises ConfigError when the model is told nothing, or the training set has too few different captions or labels.
+    Raises ConfigError when the training images of a model that is told words have fewer than two captions or labels.
     """
     kind = model.conditioner.kind
-    if kind == "unconditional":
-        raise ConfigError("this run's model is told nothing, and the evaluation asks how well pictures follow words")
     samples = training_set.samples
     by_id = sorted(range(len(samples)), key=lambda row: samples[row].id)
     order = [by_id[place] for place in keyed_permutation(len(by_id), "cow conditions", config.seed).tolist()]
+    told = kind != "unconditional"
     words: dict[int, Words] = {
-        row: (samples[row].caption, None) if kind == "text" else ("", samples[row].label) for row in order
+        row: (samples[row].caption if kind == "text" else "", samples[row].label if kind == "class" else None)
+        for row in order
     }
     different = list(dict.fromkeys(words.values()))
-    if len(different) < 3:
+    if told and len(different) < 2:
         raise ConfigError(
-            f"the training images have {len(different)} different captions or labels; the evaluation needs three, "
-            "the condition's, another to follow and a wrong one"
+            "all training images have the same caption or label; the evaluation needs two, the condition's and another"
         )
     kept = _kept_images(training_set, model, config, order)
     found = []
     for number in range(config.conditions):
         row, condition = kept[number % len(kept)]
         ahead = (order[(number + config.conditions + further) % len(order)] for further in range(len(order)))
-        target = next(other for other in ahead if words[other] != words[row])
+        target = next(other for other in ahead if not told or words[other] != words[row])
         others = [each for each in different if each not in (words[row], words[target])]
+        if told and not others:
+            others = [words[row]]
         chosen = keyed_permutation(len(others), "cow wrong words", config.seed, number).tolist()[: config.wrong]
         prompt, label = words[target]
         given = replace(condition, prompt=prompt, label=label, seed=config.seed + number)

@@ -41,8 +41,8 @@ NO_INPAINTING = (
 def run_cow(run: Run, config: CowEvaluationConfig, name: str = KIND) -> Result:
     """Evaluate and write RUN/evaluation/NAME. Pictures and losses are kept: the same call goes on.
 
-    Raises ConfigError for settings that do not fit the model or a generator, for a run without training images, and for
-    a model that is told nothing; ModelError when a generator was quantised from another model than the run's.
+    Raises ConfigError for settings that do not fit the model or a generator, and for a run without training images;
+    ModelError when a generator was quantised from another model than the run's.
     """
     check_name(name)
     if "data" not in run.settings():
@@ -156,11 +156,11 @@ def _remarks(
     found: Sequence[Found], dominated: Mapping[str, Sequence[str]], cases: Sequence[Case], config: CowEvaluationConfig
 ) -> list[str]:
     told = "; ".join(case.right[0] or f"class {case.right[1]}" for case in cases[: config.shown])
-    said = [
-        f"N = {config.steps}; right words against {min(len(case.wrong) for case in cases)} wrong ones.",
-        f"Shown, from left to right: {told}.",
-        NO_INPAINTING,
-    ]
+    wrong = min(len(case.wrong) for case in cases)
+    said = [f"N = {config.steps}; right words against {wrong} wrong ones.", f"Shown, from left to right: {told}."]
+    if not wrong:
+        said = [f"N = {config.steps}; the model is told nothing: how well pictures follow words is not measured."]
+    said.append(NO_INPAINTING)
     front = [name for name, better in dominated.items() if not better]
     if front:
         said.append(f"On the front of PSNR and margin: {'; '.join(front)}.")

@@ -60,7 +60,7 @@ def figures(one: Found, everything: Sequence[Found]) -> list[Figure]:
     seconds = np.array(one.made.seconds)
     found.append(Figure.of(name, "seconds", bootstrap_median(seconds, "seconds"), len(seconds)))
     if full := next((each for each in everything if each.row.name == one.row.full), None):
-        for metric in SHARED:
+        for metric in (each for each in SHARED if each in one.pictures):
             share = ratio(one.pictures[metric], full.pictures[metric], SHARE, metric)
             found.append(Figure.of(name, SHARE, share, len(one.pictures[metric]), metric))
     return found
@@ -81,8 +81,11 @@ def ratio(above: Floats, below: Floats, *key: str) -> Interval:
 
 
 def dominated(everything: Sequence[Found], preservation: str, follows: str) -> dict[str, list[str]]:
-    """By name, the other methods that preserve no less and follow the words no less, and one of both more: by means."""
-    methods = [one for one in everything if one.row.kind in ("method", "grid")]
+    """By name, the other methods that preserve no less and follow the words no less, and one of both more: by means.
+
+    Empty where there are no words.
+    """
+    methods = [one for one in everything if one.row.kind in ("method", "grid") and follows in one.pictures]
     at = {one.row.name: tuple(float(np.nanmean(one.pictures[each])) for each in (preservation, follows))
           for one in methods}  # fmt: skip
     return {
@@ -96,14 +99,18 @@ def dominated(everything: Sequence[Found], preservation: str, follows: str) -> d
 
 
 def charts(everything: Sequence[Found]) -> list[dict[str, Any]]:
-    """Preservation against adherence, then each varied setting's curves, as plain values for the report."""
+    """Preservation against adherence, then each varied setting's curves, as plain values for the report.
+
+    Without words there is no adherence: the curves of error and seam are left.
+    """
     drawn = []
-    if methods := [one for one in everything if one.row.kind != "ablation"]:
+    told = all("margin" in one.pictures for one in everything)
+    if told and (methods := [one for one in everything if one.row.kind != "ablation"]):
         points = tuple(Line(one.row.name, (_point(one),)) for one in methods)
         drawn.append(Chart("Error against text adherence: up and left is better", ERROR, "margin", points))
     varied = list(dict.fromkeys(one.row.setting for one in everything if one.row.kind == "ablation"))
     by_setting = {name: [one for one in everything if one.row.setting == name] for name in varied}
-    if by_setting:
+    if told and by_setting:
         ways = tuple(Line(name, tuple(sorted(map(_point, several)))) for name, several in by_setting.items())
         drawn.append(Chart("The same, a setting of COW varied", ERROR, "margin", ways))
     for name, several in by_setting.items():
@@ -115,13 +122,13 @@ def charts(everything: Sequence[Found]) -> list[dict[str, Any]]:
 def _curves(name: str, rising: Sequence[Found]) -> list[Chart]:
     """Of a setting's rows by rising value: error and margin, and the seam."""
     xs = [float(one.row.value) for one in rising]
-    kept_and_told = (
-        _curve(ERROR, xs, [bootstrap_mean(_error(one), ERROR) for one in rising]),
-        _curve("margin", xs, [bootstrap_mean(one.pictures["margin"], "margin") for one in rising]),
-    )
+    kept_and_told = [_curve(ERROR, xs, [bootstrap_mean(_error(one), ERROR) for one in rising])]
+    if all("margin" in one.pictures for one in rising):
+        margins = [bootstrap_mean(one.pictures["margin"], "margin") for one in rising]
+        kept_and_told.append(_curve("margin", xs, margins))
     seams = [ratio(one.jumps[0], one.jumps[1], SEAM) for one in rising]
     return [
-        Chart(f"{name}: what is not kept, and how well words are told", name, "", kept_and_told),
+        Chart(f"{name}: what is not kept, and how well words are told", name, "", tuple(kept_and_told)),
         Chart(f"{name}: seam", name, REAL_SEAM, (_curve(SEAM, xs, seams),)),
     ]
 

@@ -37,7 +37,7 @@ class Made:
     seconds: tuple[float, ...]
     """Of processor time for one picture, by batch."""
     losses: Tensor
-    """Under the right words and wrong ones, float32[B, 1 + W]."""
+    """Under the right words and wrong ones, float32[B, 1 + W]; [B, 0] of models that are told nothing."""
     further: tuple[Tensor, ...]
     """The first cases' pictures at other seeds, each float32[D, C, H, W]."""
 
@@ -68,7 +68,7 @@ class Studio:
         self._folder, self._judge, self._config, self._heard = folder, judge, config, heard
 
     def row(self, row: Row, cases: Sequence[Case]) -> Made:
-        """The pictures of a row's first cases and their losses."""
+        """The pictures of a row's first cases and their losses, float32[B, 0] where there are no wrong words."""
         batches = self._batches(cases[: row.cases])
         made = [self._pictures(row, batch) for batch in batches]
         losses = [self._losses(row, batch, one["pixels"]) for batch, one in zip(batches, made, strict=True)]
@@ -113,6 +113,9 @@ class Studio:
 
     def _losses(self, row: Row, cases: Sequence[Case], pixels: Tensor) -> Tensor:
         config = self._config
+        if not any(case.wrong for case in cases):
+            self._heard(len(cases), False)
+            return torch.empty(len(cases), 0)
         judged = [self._judge.identity, config.timesteps, config.draws, [case.wrong for case in cases]]
         key = fingerprint([self._key(row, cases), judged])
 

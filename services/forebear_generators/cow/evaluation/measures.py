@@ -65,8 +65,10 @@ def adherence(losses: Tensor) -> dict[str, Floats]:
     """Of word losses [B, 1 + W]: `accuracy` (the right words have the least), `margin` and `rank`, float64[B] each.
 
     The margin is by how much the right words' loss is below the mean of the wrong ones', as a part of that; the rank
-    counts from 1, equal losses half.
+    counts from 1, equal losses half. Nothing without wrong words.
     """
+    if losses.shape[1] < 2:
+        return {}
     exact = losses.double().numpy()
     right, wrong = exact[:, :1], exact[:, 1:]
     ahead, tied = (wrong < right).sum(1), (wrong == right).sum(1)

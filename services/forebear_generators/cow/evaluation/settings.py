@@ -35,6 +35,7 @@ class CowEvaluationConfig:
     steps: Annotated[int, Field(ge=2, le=1000)] = PAPER_STEPS
     """N of every method."""
     methods: tuple[Method, ...] = METHODS
+    """Rows of the comparison, in this order."""
     cow: dict[str, Any] = Field(default_factory=lambda: {"guidance": 2.0})
     """Settings of the row `COW` that differ from the paper's; its guidance is that of every baseline."""
     sdedit: tuple[Fraction, ...] = (0.3, 0.5, 0.7)

@@ -1,5 +1,7 @@
 """Which conditions are chosen, what of them is kept, and which words judge them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -81,7 +83,17 @@ def test_images_of_which_nothing_is_left_are_passed_over(model: DiffusionModel) 
         choose_cases(TrainingSet(Bare(), samples[1::2]), model, config)  # type: ignore[arg-type]
 
 
-def test_words_are_needed(digits: TrainingSet, model: DiffusionModel) -> None:
-    few = digits.of_rows(np.array([0, 1]))
-    with pytest.raises(ConfigError, match="2 different captions or labels"):
-        choose_cases(few, model, CowEvaluationConfig(conditions=2))
+def test_of_two_classes_the_conditions_own_is_the_wrong_one(digits: TrainingSet, model: DiffusionModel) -> None:
+    pair = digits.of_rows(np.array([row for row, sample in enumerate(digits.samples) if sample.label in (3, 8)]))
+    own = {sample.id: ("", sample.label) for sample in pair.samples}
+    for case in choose_cases(pair, model, CowEvaluationConfig(conditions=4)):
+        assert case.wrong == (own[case.sample],) != (case.right,)
+    with pytest.raises(ConfigError, match="the same caption or label"):
+        choose_cases(pair.of_rows(np.array([0, 0])), model, CowEvaluationConfig(conditions=2))
+
+
+def test_a_model_that_is_told_nothing_has_no_wrong_words(digits: TrainingSet, tiny_model: dict[str, Any]) -> None:
+    unconditional = build_model(ModelConfig(**tiny_model | {"conditioning": "none"}), (), 0, 0)
+    for case in choose_cases(digits, unconditional, CowEvaluationConfig(conditions=4)):
+        assert (case.right, case.wrong) == (("", None), ())
+        assert digits.samples[case.target].id != case.sample

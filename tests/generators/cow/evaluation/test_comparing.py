@@ -204,6 +204,25 @@ def test_what_is_refused(run: Run, config: CowEvaluationConfig, tmp_path: Path) 
         run_cow(bare, config)
 
 
+def test_a_model_that_is_told_nothing_is_measured_without_words(tmp_path: Path, tiny_model: dict[str, Any]) -> None:
+    run = Run(tmp_path / "told-nothing")
+    model = tiny_model | {"conditioning": "none", "scheduler": {"prediction_type": "sample"}}
+    assert train(run, parse(TrainConfig, TRAINING | {"model": model}, "tests"))
+    config = CowEvaluationConfig(
+        conditions=2, mask="left", steps=STEPS, cow={"back": 0.8, "cycles": 1}, sdedit=(0.4,), real=4, seeds=1,
+        methods=("paste", "sdedit", "cow"), ablations={"eta": (0.0, 1.0)}, ablation_conditions=2,
+    )  # fmt: skip
+    found = run_cow(run, config)
+    measured = {one.metric for one in found.figures}
+    assert {"PSNR", "SSIM", "seam", "calls", "evaluations", "seconds"} == measured
+    assert found.facts["wrong"] == 0
+    assert not list((run.folder / "evaluation/cow/pictures").glob("*.judged.safetensors"))
+    page, _ = write_evaluation_report(run)
+    text = page.read_text(encoding="utf-8")
+    assert "is told nothing" in text
+    assert text.count("<svg") == 2  # the curves of error and seam over eta
+
+
 def test_every_setting_is_documented_with_its_default() -> None:
     chapter = (DOCS / "cow.md").read_text(encoding="utf-8").split("\n## Evaluation\n")[1].split("\n## ")[0]
     values = plain(CowEvaluationConfig())
