@@ -7,7 +7,7 @@ import streamlit as st
 
 from forebear.attribution import Attribution, Influence
 from forebear_dashboard import cards
-from forebear_dashboard.text import escaped
+from forebear_dashboard.text import escaped, score
 from forebear_dashboard.thumbnails import thumbnails
 
 SIDES = {
@@ -70,10 +70,10 @@ def influence_facts(one: Influence, place: str, columns: Sequence[str]) -> str:
     caption = escaped(one.caption or one.sample_id)
     unusual = ""
     if one.null_percentile is not None:
-        unusual = f'<div class="fb-dim">of random queries {one.null_percentile:.1f} %</div>'
+        unusual = f'<div class="fb-dim">of random queries {one.null_percentile:.1f}</div>'
     return (
-        f'<div class="fb-facts"><div><b>{place}</b> &nbsp;score <b>{one.score:+.3g}</b></div>'
-        f'<div class="fb-dim">above {one.percentile:.1f} % of images</div>{unusual}'
+        f'<div class="fb-facts"><div><b>{place}</b> &nbsp;score <b>{score(one.score)}</b></div>'
+        f'<div class="fb-dim">percentile {one.percentile:.1f}</div>{unusual}'
         f'<div class="fb-line" title="{caption}"><b>{caption}</b></div>{cards.group_lines(one.groups, columns)}</div>'
     )
 

@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from forebear_dashboard import session
 from forebear_dashboard.answers import Question
 from forebear_dashboard.text import plain
 from forebear_serve.client import Client
@@ -15,23 +16,23 @@ MODES = {"fast": "at the store's own timesteps", "exact": "at more timesteps, wi
 
 
 @st.cache_data(ttl=KEPT_SECONDS, max_entries=32, show_spinner=False)
-def _generators(_client: Client, place: str) -> tuple[GeneratorInfo, ...]:  # noqa: ARG001 - a key of the cache
+def _generators(_client: Client, asked_as: str) -> tuple[GeneratorInfo, ...]:  # noqa: ARG001 - a key of the cache
     return _client.generators()
 
 
 @st.cache_data(ttl=KEPT_SECONDS, max_entries=32, show_spinner=False)
-def _estimators(_client: Client, place: str) -> tuple[EstimatorInfo, ...]:  # noqa: ARG001 - a key of the cache
+def _estimators(_client: Client, asked_as: str) -> tuple[EstimatorInfo, ...]:  # noqa: ARG001 - a key of the cache
     return _client.estimators()
 
 
 def generators(client: Client) -> tuple[GeneratorInfo, ...]:
     """Of the server, asked for once a minute."""
-    return _generators(client, st.session_state["session:secret"])
+    return _generators(client, session.asked_as())
 
 
 def estimators(client: Client) -> tuple[EstimatorInfo, ...]:
     """Of the server, asked for once a minute."""
-    return _estimators(client, st.session_state["session:secret"])
+    return _estimators(client, session.asked_as())
 
 
 def question(client: Client) -> Question:

@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from forebear_dashboard import cards
-from forebear_dashboard.sending import send
-from forebear_dashboard.text import counted, escaped, percent
+from forebear_dashboard.sending import send, send_button
+from forebear_dashboard.text import counted, escaped, percent, score
 from forebear_dashboard.thumbnails import thumbnails
 from forebear_serve.audit_schemas import Concentration, Duplicate, GroupAudit, Nearness, OutlierScore
 from forebear_serve.client import Client
@@ -55,7 +55,7 @@ def outliers(client: Client, estimator: str) -> None:
     page = client.outliers(score, estimator=estimator, after=after, limit=PAGE_SIZE)
     name = SCORES[OutlierScore(score)][0]
     found = [
-        Found(one.sample, f"#{one.rank} {one.value:.3g}", f"audit: outlier #{one.rank} by {name}")
+        Found(one.sample, f"#{one.rank}: {_number(one.value)}", f"audit: outlier #{one.rank} by {name}")
         for one in page.outliers
     ]
     _list(found, page.total, f"audit:outliers:{score}:{estimator}", PAGE_SIZE)
@@ -149,11 +149,11 @@ def groups(client: Client, estimator: str) -> None:
         {
             "value": one.value or "none",
             "images": one.samples,
-            "share of influence": one.share,
-            "of the images": one.samples / max(1, sum(other.samples for other in values)),
-            "mean influence": one.influence,
-            "mean score on itself": one.self_influence,
-            "among the top 5 %": one.influential,
+            "share of influence": 100 * one.share,
+            "of the images": 100 * one.samples / max(1, sum(other.samples for other in values)),
+            "mean influence": float(f"{one.influence:.3g}"),
+            "mean score on itself": float(f"{one.self_influence:.3g}"),
+            "among the top 5 %": 100 * one.influential,
         }
         for one in values
     ]
@@ -161,10 +161,10 @@ def groups(client: Client, estimator: str) -> None:
     st.dataframe(
         rows,
         hide_index=True,
-        column_config={one: st.column_config.NumberColumn(one, format="percent") for one in shares},
+        column_config={one: st.column_config.NumberColumn(one, format="%.1f %%") for one in shares},
     )
     value = st.selectbox("Look at the images of", [one.value for one in values], key="audit:value", width=260)
-    st.page_link("views/images.py", label="Open them", query_params={"group": name, "value": value or ""})
+    st.page_link("views/images.py", label="Open these images", query_params={"group": name, "value": value or ""})
 
 
 def _turned(key: str, size: int) -> int:
@@ -206,7 +206,7 @@ def _card(one: Found, png: bytes | None, columns: Sequence[str], key: str) -> bo
 
 
 def _send(ticked: Sequence[Found], key: str) -> None:
-    if not st.button("Send ticked images to review", key=f"{key}:send"):
+    if not send_button(f"{key}:send"):
         return
     if not ticked:
         st.warning("Tick “Review” below the images that are to be judged first.")
@@ -215,6 +215,11 @@ def _send(ticked: Sequence[Found], key: str) -> None:
     for one in ticked:
         reasons.setdefault(one.sample.id, one.reason)
     send([ReviewRequest(sample_id=sample_id, note=reason) for sample_id, reason in reasons.items()])
+
+
+def _number(value: float) -> str:
+    """Three digits, and no power of ten where it can be read without."""
+    return score(value).removeprefix("+")
 
 
 def _lorenz(spread: Concentration) -> dict[str, Any]:
@@ -238,8 +243,10 @@ def _lorenz(spread: Concentration) -> dict[str, Any]:
 def _norms(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     data = {"values": list(rows)}
     x = {"field": "timestep", "type": "quantitative"}
-    kind = {"field": "checkpoint", "type": "nominal", "legend": {"orient": "bottom", "title": None}}
-    scale = {"type": "log", "nice": False} if all(row["low"] > 0 for row in rows) else {}
+    legend = {"orient": "bottom", "title": None, "symbolOpacity": 1}
+    kind = {"field": "checkpoint", "type": "nominal", "legend": legend}
+    ends_of_all = [min(row["low"] for row in rows), max(row["high"] for row in rows)] if rows else []
+    scale = {"type": "log", "domain": ends_of_all, "nice": False} if all(row["low"] > 0 for row in rows) else {}
     y = {"field": "median", "type": "quantitative", "title": "gradient norm", "scale": scale}
     ends = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
     return {

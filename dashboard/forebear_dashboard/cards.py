@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from forebear_dashboard import session
+from forebear_dashboard import scopes, session
 from forebear_dashboard.text import escaped, plain
 from forebear_dashboard.thumbnails import thumbnails
+from forebear_serve.database import Scope
 from forebear_serve.schemas import SampleInfo
 
 GROUPS_SHOWN = 3
@@ -79,5 +80,6 @@ def inspect(sample_id: str, told: Mapping[str, str] | None = None) -> None:
                 if value
             )
             st.html(f'<table class="fb-groups"><tbody>{lines}</tbody></table>')
-        if st.button("Trace this image", key="inspect:trace"):
+        why = scopes.reason(Scope.GENERATE)
+        if st.button("Trace this image", key="inspect:trace", disabled=why is not None, help=why):
             st.switch_page("views/trace.py", query_params={"sample": sample_id})

@@ -6,12 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from forebear_dashboard import samples, session
+from forebear_dashboard import samples, scopes, session
 from forebear_dashboard.text import counted
 from forebear_dashboard.thumbnails import thumbnails
 from forebear_dashboard.told import errors_kept
 from forebear_serve.client import Client
-from forebear_serve.database import Verdict
+from forebear_serve.database import Scope, Verdict
 from forebear_serve.review_schemas import ReviewChange, ReviewInfo, ReviewPage
 
 ANY = "any"
@@ -115,9 +115,11 @@ def bulk_form(selected: Sequence[ReviewInfo], shown: Sequence[ReviewInfo]) -> No
         verdict = st.selectbox(
             "Verdict for all of them", list(VERDICTS), format_func=VERDICTS.__getitem__, key="review:bulk", width=220
         )
+        why = scopes.reason(Scope.REVIEW)
         st.button(
             f"Judge {counted(len(chosen), 'review', 'reviews')}",
-            disabled=not chosen,
+            disabled=not chosen or why is not None,
+            help=why,
             key="review:bulk-ask",
             on_click=_ask,
             args=(chosen, verdict),

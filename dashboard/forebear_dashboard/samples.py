@@ -24,13 +24,13 @@ class SampleFilter:
 
 
 @st.cache_data(ttl=GROUPS_KEPT, max_entries=32, show_spinner=False)
-def _groups(_client: Client, secret: str) -> tuple[GroupInfo, ...]:  # noqa: ARG001 - a key of the cache
+def _groups(_client: Client, asked_as: str) -> tuple[GroupInfo, ...]:  # noqa: ARG001 - a key of the cache
     return _client.groups(MOST_VALUES)
 
 
 def groups(client: Client) -> tuple[GroupInfo, ...]:
     """Columns and values, asked for once a minute."""
-    return _groups(client, st.session_state[session.SECRET])
+    return _groups(client, session.asked_as())
 
 
 def sample_filter(client: Client) -> SampleFilter:

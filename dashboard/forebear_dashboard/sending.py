@@ -8,10 +8,11 @@ from dataclasses import asdict
 import streamlit as st
 
 from forebear.attribution import Attribution
-from forebear_dashboard import session
+from forebear_dashboard import scopes, session
 from forebear_dashboard.ancestors import Chosen
 from forebear_dashboard.answers import Subject
 from forebear_dashboard.text import counted
+from forebear_serve.database import Scope
 from forebear_serve.review_schemas import Evidence, ReviewRequest
 
 LONGEST_FINGERPRINT = 16_000
@@ -24,13 +25,19 @@ def send_form(page: str, subject: Subject, chosen: Sequence[Chosen]) -> None:
         note = st.text_input(
             "Note for the reviewers", key=f"{page}:note", max_chars=1_000, placeholder="optional", on_change="ignore"
         )
-        asked = st.button("Send ticked images to review", key=f"{page}:send")
+        asked = send_button(f"{page}:send")
     if not asked:
         return
     if not chosen:
         st.warning("Tick “Review” below the images that are to be judged first.")
         return
     send(requests(subject.picture_id, chosen, note))
+
+
+def send_button(key: str) -> bool:
+    """Whether it was pressed; it rests where the token may not open reviews."""
+    why = scopes.reason(Scope.REVIEW)
+    return st.button("Send ticked images to review", key=key, disabled=why is not None, help=why)
 
 
 def requests(picture_id: str, chosen: Iterable[Chosen], note: str) -> tuple[ReviewRequest, ...]:

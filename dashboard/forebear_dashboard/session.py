@@ -60,6 +60,11 @@ def address() -> str:
     return os.environ.get(ADDRESS) or DEFAULT_ADDRESS
 
 
+def asked_as() -> str:
+    """The server and the token: a key for what is kept of its answers."""
+    return f"{address()} {st.session_state[SECRET]}"
+
+
 def client() -> Client:
     """Of the token that this session is signed in by; the page ends here when there is none."""
     found = st.session_state.get(CLIENT)
@@ -85,7 +90,7 @@ def sign_in(secret: str) -> None:
     """Take a token that the server accepts; raises RefusedError or UnreachableError."""
     asked = Client(address(), secret, retries=RETRIES)
     try:
-        asked.index()
+        asked.token()
     finally:
         asked.close()
     _take(secret)

@@ -22,6 +22,11 @@ def percent(part: float) -> str:
     return f"{value:.1f} %" if value < 10 else f"{value:.0f} %"
 
 
+def score(value: float) -> str:
+    """With its sign and three digits, and no power of ten where it can be read without."""
+    return f"{value:+,.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:+.3g}"
+
+
 def seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 0.95 else f"{value:.1f} s"
 

@@ -9,6 +9,7 @@ from forebear.attribution import Attribution, Memorisation
 from forebear_dashboard import answers, cards, region, session
 from forebear_dashboard.ancestors import Chosen, show_ancestors
 from forebear_dashboard.answers import Answer
+from forebear_dashboard.condition_view import condition_of, show_condition, show_sides
 from forebear_dashboard.group_bars import show_groups
 from forebear_dashboard.sending import send_form
 from forebear_dashboard.text import plain, seconds
@@ -28,12 +29,14 @@ def show_answer(page: str) -> None:
     shown = part or whole
     with left:
         _picture(shown)
+        if part is None:
+            show_condition(whole)
         with st.expander("Ask about a part of it", expanded=part is not None):
             asked = region.part_form(page, whole.subject)
         if asked is not None:
             with st.spinner("Tracing the part"):
-                box, band = asked
-                answers.keep(page, answers.ask(session.client(), whole.subject, whole.question, box, band))
+                kind, band = asked
+                answers.keep(page, answers.ask(session.client(), whole.subject, whole.question, kind, band))
             st.rerun()
     with right:
         if part is not None:
@@ -77,7 +80,9 @@ def _timings(answer: Answer) -> str:
 
 def _tabs(page: str, answer: Answer) -> None:
     names = [f"{plain(one.estimator)}" for one in answer.traced.attributions]
-    ancestors, groups, method = st.tabs(["Ancestors", "Groups", "How it was measured"])
+    laid = None if answer.part is not None else condition_of(answer)
+    titles = ["Ancestors", "Groups", "How it was measured", *(["Kept area and rest"] if laid is not None else [])]
+    ancestors, groups, method, *sides = st.tabs(titles)
     with ancestors:
         _ancestors(page, answer)
     with groups:
@@ -85,6 +90,10 @@ def _tabs(page: str, answer: Answer) -> None:
             with place:
                 _estimator_heading(one, len(names))
                 show_groups(one, f"{page}:groups:{name}")
+    for tab in sides:
+        with tab:
+            if laid is not None:
+                show_sides(page, answer, laid)
     with method:
         for one in answer.traced.attributions:
             _method(one, answer)

@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import streamlit as st
 
-from forebear_dashboard import cards, session
+from forebear_dashboard import cards, scopes, session
 from forebear_dashboard.answers import enlarged
 from forebear_dashboard.review_list import VERDICTS, verdict_name
-from forebear_dashboard.text import plain
+from forebear_dashboard.text import plain, score
 from forebear_dashboard.thumbnails import made_pictures, thumbnails
 from forebear_dashboard.told import errors_kept
-from forebear_serve.database import Verdict
+from forebear_serve.database import Scope, Verdict
 from forebear_serve.review_schemas import ReviewChange, ReviewInfo
 
 KEYS = {Verdict.KEEP: "K", Verdict.REMOVE: "X", Verdict.LICENCE_ISSUE: "L", Verdict.UNSURE: "U"}
@@ -37,34 +38,42 @@ def judge(reviews: Sequence[ReviewInfo]) -> None:
         st.text_input(
             "Note", review.note, key=f"review:note:{review.id}:{review.version}", max_chars=4_000, on_change="ignore"
         )
-        with st.container(horizontal=True):
-            for verdict, name in VERDICTS.items():
-                st.button(
-                    name,
-                    key=f"review:{verdict.value}",
-                    shortcut=KEYS[verdict],
-                    type="primary" if verdict is review.verdict else "secondary",
-                    on_click=_judged,
-                    args=(review, verdict),
-                )
-        with st.container(horizontal=True):
-            st.button(
-                "Previous", key="review:previous", shortcut="P", on_click=_go, args=(place - 1,), disabled=place == 0
-            )
-            st.button(
-                "Next",
-                key="review:next",
-                shortcut="N",
-                on_click=_go,
-                args=(place + 1,),
-                disabled=place == len(reviews) - 1,
-            )
-            st.button("Save the note", key="review:save", on_click=_judged, args=(review, None))
-            if review.verdict is not None:
-                st.button("Open again", key="review:reopen", on_click=_judged, args=(review, None, True))
-            undo_button()
+        _verdict_buttons(review, place, len(reviews))
         with st.expander("History"):
             _history(review)
+
+
+def _verdict_buttons(review: ReviewInfo, place: int, count: int) -> None:
+    """Verdicts, and the way to the neighbours; those rest where the token may not judge."""
+    why = scopes.reason(Scope.REVIEW)
+    rests: dict[str, Any] = {"disabled": why is not None, "help": why}
+    if why is not None:
+        st.caption(f"{why} You can read along.")
+    with st.container(horizontal=True):
+        for verdict, name in VERDICTS.items():
+            st.button(
+                name,
+                key=f"review:{verdict.value}",
+                shortcut=KEYS[verdict],
+                type="primary" if verdict is review.verdict else "secondary",
+                on_click=_judged,
+                args=(review, verdict),
+                **rests,
+            )
+    with st.container(horizontal=True):
+        for name, shortcut, to in (("Previous", "P", place - 1), ("Next", "N", place + 1)):
+            st.button(
+                name,
+                key=f"review:{name.lower()}",
+                shortcut=shortcut,
+                on_click=_go,
+                args=(to,),
+                disabled=not 0 <= to < count,
+            )
+        st.button("Save the note", key="review:save", on_click=_judged, args=(review, None), **rests)
+        if review.verdict is not None:
+            st.button("Open again", key="review:reopen", on_click=_judged, args=(review, None, True), **rests)
+        undo_button()
 
 
 def undo_button() -> None:
@@ -99,7 +108,7 @@ def _facts(review: ReviewInfo) -> None:
     found = review.attribution
     facts = {name: plain(value) for name, value in review.groups.items()}
     if found is not None:
-        facts |= {"score": f"{found.score:+.4g} by {plain(found.estimator)}", "rank": str(found.rank)}
+        facts |= {"score": f"{score(found.score)} by {plain(found.estimator)}", "rank": str(found.rank)}
     facts |= {
         "sent by": f"{plain(review.creator)}, {review.created:%Y-%m-%d %H:%M} UTC",
         "changed by": f"{plain(review.reviewer)}, {review.changed:%Y-%m-%d %H:%M} UTC" if review.reviewer else "nobody",

@@ -2,11 +2,20 @@
 
 import importlib.util
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -15,6 +24,9 @@ from fastapi import FastAPI
 os.environ["STREAMLIT_RUNNER_MAGIC_ENABLED"] = "false"  # as the dashboard's own settings have it
 pytest.importorskip("streamlit", reason="the dashboard extra is not installed")
 from streamlit.testing.v1 import AppTest
+
+from forebear_serve.database import Database, Scope, Tokens
+from forebear_serve.settings import ServeSettings
 
 TESTS = Path(__file__).parents[1]
 APP = TESTS.parent / "dashboard/forebear_dashboard/app.py"
@@ -26,6 +38,7 @@ assert _spec.loader is not None
 _served = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_served)
 served_run, settings, api, secrets = _served.served_run, _served.settings, _served.api, _served.secrets
+make_core = _served.make_core
 
 
 def free_port() -> int:
@@ -73,12 +86,25 @@ def unused_port() -> int:
 Open = Callable[..., AppTest]
 
 
+@pytest.fixture(scope="session")
+def token_for(settings: ServeSettings) -> Callable[[str], str]:
+    """The secret of a token with several scopes: `token_for("read review")`."""
+    tokens, made = Tokens(Database.open(settings.database_url)), dict[str, str]()
+
+    def secret(scopes: str) -> str:
+        if scopes not in made:
+            made[scopes] = tokens.create(f"one who may {scopes}", [Scope(one) for one in scopes.split()])[1]
+        return made[scopes]
+
+    return secret
+
+
 @pytest.fixture
-def open_page(environment: pytest.MonkeyPatch, secrets: dict[str, str]) -> Open:
+def open_page(environment: pytest.MonkeyPatch, secrets: dict[str, str], token_for: Callable[[str], str]) -> Open:
     """`open_page("images", scope="admin", text="3")`: the page as it is drawn for a token and an address."""
 
     def opened(name: str, scope: str = "admin", **parameters: str) -> AppTest:
-        environment.setenv("FOREBEAR_TOKEN", secrets[scope])
+        environment.setenv("FOREBEAR_TOKEN", secrets.get(scope) or token_for(scope))
         page = AppTest.from_file(str(APP), default_timeout=60)
         for parameter, value in parameters.items():
             page.query_params[parameter] = value
@@ -86,3 +112,136 @@ def open_page(environment: pytest.MonkeyPatch, secrets: dict[str, str]) -> Open:
         return page.run()
 
     return opened
+
+
+@pytest.fixture
+def words() -> Callable[[AppTest], str]:
+    """Everything that a page says."""
+
+    def told(page: AppTest) -> str:
+        assert not page.exception, page.exception[0]
+        kinds = ("title", "subheader", "markdown", "caption", "info", "success", "warning", "error")
+        found = [str(one.value) for kind in kinds for one in getattr(page, kind)]
+        return "\n".join([*found, *(one.proto.body for one in page.get("html"))])
+
+    return told
+
+
+@pytest.fixture
+def press() -> Callable[[AppTest, str], AppTest]:
+    """Press the button of a label, and draw the page anew."""
+
+    def pressed(page: AppTest, label: str) -> AppTest:
+        return next(one for one in page.button if one.label == label).click().run()
+
+    return pressed
+
+
+# -- A real browser ----------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+DRAWN = "document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'"
+SECONDS = 240
+"""That a browser waits: a busy machine is slow, and is no failure."""
+PICTURES = TESTS.parent / "build/dashboard"
+"""Where the browser's tests leave pictures of the pages and what they measured; git does not see it."""
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """`forebear dashboard`, running."""
+
+    address: str
+    pid: int
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def run_dashboard() -> Callable[..., Any]:
+    """`with run_dashboard(services, folder) as dashboard:`; at its end the log must hold no trace."""
+
+    @contextmanager
+    def running(services: str, folder: Path) -> Iterator[Dashboard]:
+        port, log = free_port(), folder / "dashboard.log"
+        command = [str(Path(sys.executable).with_name("forebear")), "dashboard", "--no-browser"]
+        command += ["--address", services, "--port", str(port)]
+        environment = {name: value for name, value in os.environ.items() if name != "FOREBEAR_TOKEN"}
+        with log.open("w") as told:
+            started = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
+        place = f"http://127.0.0.1:{port}"
+        try:
+            _wait_for(f"{place}/_stcore/health", started)
+            yield Dashboard(place, started.pid, log)
+        finally:
+            started.send_signal(signal.SIGTERM)
+            started.wait(timeout=SECONDS)
+        assert "Traceback" not in log.read_text(), log.read_text()
+
+    return running
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(SECONDS * 5):
+        assert process.poll() is None, "the dashboard ended"
+        with suppress(urllib.error.URLError), urllib.request.urlopen(url) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.2)
+    pytest.fail("the dashboard did not start")
+
+
+@pytest.fixture(scope="module")
+def dashboard(
+    address: str, run_dashboard: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dashboard]:
+    """Over the API of these tests."""
+    with run_dashboard(address, tmp_path_factory.mktemp("dashboard")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium; not for the session, since asyncio is taken while it is open."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright of the dev extra is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[[Any], None]:
+    """Wait until a page's script has run."""
+
+    def wait(page: Any) -> None:
+        page.wait_for_timeout(400)
+        page.wait_for_function(DRAWN)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def sign_in(secrets: dict[str, str], drawn: Callable[[Any], None]) -> Callable[..., Any]:
+    """`sign_in(browser, address, query, **settings)`: a page of a session of its own, drawn."""
+
+    def signed_in(browser: Any, address: str, query: str = "", **settings: Any) -> Any:
+        page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings}).new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        page.goto(f"{address}/{query}")
+        page.get_by_label("Access token").fill(secrets["admin"])
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("heading", name="Generate and trace").wait_for()
+        drawn(page)
+        return page
+
+    return signed_in
+
+
+@pytest.fixture(scope="session")
+def pictures() -> Path:
+    """The folder for what people should look at."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    return PICTURES

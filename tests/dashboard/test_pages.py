@@ -10,15 +10,8 @@ from forebear_serve.client import Client
 from forebear_serve.review_schemas import ReviewChange, ReviewRequest
 
 Open = Callable[..., AppTest]
+Words = Callable[[AppTest], str]
 PAGES = ("generate", "trace", "compare", "images", "audit", "review", "health")
-
-
-def words(page: AppTest) -> str:
-    """Everything that the page says."""
-    assert not page.exception, page.exception[0]
-    kinds = ("title", "subheader", "markdown", "caption", "info", "success", "warning", "error")
-    told = [str(one.value) for kind in kinds for one in getattr(page, kind)]
-    return "\n".join([*told, *(one.proto.body for one in page.get("html"))])
 
 
 def button(page: AppTest, label: str) -> Any:
@@ -32,7 +25,7 @@ def asker(address: str, secrets: dict[str, str]) -> Iterator[Client]:
 
 
 @pytest.fixture
-def traced_page(open_page: Open) -> AppTest:
+def traced_page(open_page: Open, words: Words) -> AppTest:
     """A picture made and traced."""
     page = open_page("generate", seed="3", steps="4", shown="3")
     button(page, "Generate and trace").click().run()
@@ -41,7 +34,7 @@ def traced_page(open_page: Open) -> AppTest:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_opens_for_a_reader(open_page: Open, name: str) -> None:
+def test_page_opens_for_a_reader(open_page: Open, name: str, words: Words) -> None:
     page = open_page(name, scope="read")
     assert len(page.title) == 1
     assert not page.error
@@ -50,14 +43,14 @@ def test_page_opens_for_a_reader(open_page: Open, name: str) -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_without_a_server_says_what_to_do(
-    open_page: Open, environment: pytest.MonkeyPatch, unused_port: int, name: str
+    open_page: Open, environment: pytest.MonkeyPatch, unused_port: int, name: str, words: Words
 ) -> None:
     environment.setenv("FOREBEAR_ADDRESS", f"http://127.0.0.1:{unused_port}")
     page = open_page(name)
     assert "is `forebear serve` running there" in words(page).replace("\\", "")
 
 
-def test_without_a_token_there_is_only_the_way_in(environment: pytest.MonkeyPatch, app: AppTest) -> None:
+def test_without_a_token_there_is_only_the_way_in(environment: pytest.MonkeyPatch, app: AppTest, words: Words) -> None:
     page = app.run()
     assert [one.value for one in page.title] == ["Forebear"]
     assert "forebear token create" in words(page)
@@ -70,7 +63,7 @@ def test_signing_in_and_out(environment: pytest.MonkeyPatch, app: AppTest, secre
     assert "This token is not accepted" in page.error[0].value
     page.text_input(key="sign-in:token").input(secrets["read"])
     button(page, "Sign in").click().run()
-    assert page.title[0].value == "Generate and trace"
+    assert page.title[0].value == "Training images"  # a reader cannot make pictures
     page.button(key="session:out").click().run()
     assert page.title[0].value == "Forebear"
 
@@ -82,14 +75,45 @@ def test_token_that_is_not_accepted_any_more_leads_back(environment: pytest.Monk
     assert "not accepted any more" in page.warning[0].value
 
 
-def test_reader_may_not_generate(open_page: Open) -> None:
-    page = open_page("generate", scope="read", steps="4")
+@pytest.mark.parametrize("name", ["generate", "trace", "compare"])
+def test_pages_that_make_pictures_rest_for_a_reader(open_page: Open, name: str) -> None:
+    page = open_page(name, scope="read")
+    assert "lacks the scope generate" in page.info[0].value
+    assert "It has: read" in page.info[0].value
+    assert not [one for one in page.button if one.label != "Sign out"]
+
+
+def test_token_without_read_is_told_on_every_page(open_page: Open) -> None:
+    for name in ("images", "health"):
+        page = open_page(name, scope="generate")
+        assert "lacks the scope read" in page.info[0].value
+        assert not page.title
+
+
+def test_pages_are_offered_by_scope(
+    environment: pytest.MonkeyPatch, token_for: Callable[[str], str], app: AppTest
+) -> None:
+    environment.setenv("FOREBEAR_TOKEN", token_for("read review"))
+    page = app.run()
+    assert page.title[0].value == "Training images"  # the first that this token may use
+    told = "".join(one.proto.body for one in page.sidebar.get("html"))
+    assert "one who may read review" in told
+    assert "may: read, review" in told
+
+
+def test_buttons_rest_for_who_may_not_review(open_page: Open) -> None:
+    page = open_page("generate", scope="read generate", seed="3", steps="4", shown="3")
     button(page, "Generate and trace").click().run()
-    assert "does not allow this" in page.warning[0].value
-    assert "generate" in page.warning[0].value
+    send = button(page, "Send ticked images to review")
+    assert send.disabled
+    assert "lacks the scope review" in send.help
+    assert button(open_page("audit", scope="read", look="outliers"), "Send ticked images to review").disabled
+    inspecting = open_page("images", scope="read")
+    next(one for one in inspecting.button if one.label.startswith("Inspect")).click().run()
+    assert button(inspecting, "Trace this image").disabled
 
 
-def test_picture_and_its_ancestors(traced_page: AppTest) -> None:
+def test_picture_and_its_ancestors(traced_page: AppTest, words: Words) -> None:
     told = words(traced_page)
     assert "▲1" in told
     assert "▼1" in told
@@ -129,7 +153,7 @@ def test_noise_levels_alone_are_traced(traced_page: AppTest) -> None:
     assert "About timesteps 0 to 500" in traced_page.info[0].value
 
 
-def test_exact_mode_tests_groups(open_page: Open) -> None:
+def test_exact_mode_tests_groups(open_page: Open, words: Words) -> None:
     page = open_page("generate", seed="3", steps="4", shown="3", mode="exact")
     button(page, "Generate and trace").click().run()
     assert "adjusted for the number of groups" in words(page)
@@ -144,7 +168,7 @@ def test_estimators_stand_side_by_side(open_page: Open, asker: Client) -> None:
     assert headings == ["#### pixel", "#### retrac"] * 2  # above the ancestors, and above the groups
 
 
-def test_search_for_training_images(open_page: Open) -> None:
+def test_search_for_training_images(open_page: Open, words: Words) -> None:
     page = open_page("images", text="digit t")
     assert "digit two" in words(page)
     assert "digit one" not in words(page)
@@ -152,15 +176,15 @@ def test_search_for_training_images(open_page: Open) -> None:
     assert "No training image is like this" in page.info[0].value
 
 
-def test_health_names_every_part(open_page: Open) -> None:
+def test_health_names_every_part(open_page: Open, words: Words) -> None:
     page = open_page("health")
     assert set(page.dataframe[0].value["part"]) >= {"generator fp32", "attributor", "catalogue", "reviews"}
     assert "All parts answer" in words(page)
     assert "POST /v1/jobs" in words(page)
-    assert "scope admin sees jobs" in words(open_page("health", scope="read"))
+    assert "lacks the scope admin" in words(open_page("health", scope="read"))
 
 
-def test_review_from_tick_to_deny_list(traced_page: AppTest, open_page: Open, asker: Client) -> None:
+def test_review_from_tick_to_deny_list(traced_page: AppTest, open_page: Open, asker: Client, words: Words) -> None:
     button(traced_page, "Send ticked images to review").click().run()
     assert "first" in traced_page.warning[0].value
     first, second = [one for one in traced_page.checkbox if one.label.startswith("Review ▲")][:2]
@@ -202,24 +226,27 @@ def test_verdict_on_a_review_that_somebody_changed(open_page: Open, asker: Clien
 
 def test_reader_may_not_judge(open_page: Open, asker: Client) -> None:
     sample = asker.samples(limit=6).samples[-1]
-    (opened,) = asker.create_reviews([ReviewRequest(sample_id=sample.id)])
+    asker.create_reviews([ReviewRequest(sample_id=sample.id)])
     page = open_page("review", scope="read")
-    button(page, "Keep").click().run()
-    assert "does not allow this" in page.warning[0].value
-    assert asker.review(opened.review.id).verdict is None
+    assert any("lacks the scope review" in one.value for one in page.caption)
+    for label in ("Keep", "Remove", "Licence issue", "Unsure", "Save the note"):
+        assert button(page, label).disabled
+    page.checkbox(key="review:all").check().run()
+    assert page.button(key="review:bulk-ask").disabled
+    assert not button(open_page("review", scope="read review"), "Keep").disabled
 
 
 @pytest.mark.parametrize(
     ("look", "sentence"),
     [
         ("overview", "Gradient norms by timestep"),
-        ("outliers", "#1 "),
+        ("outliers", "#1: "),
         ("generally influential", "stood for queries"),
         ("near duplicates", "pair 1: "),
         ("groups", "the largest first"),
     ],
 )
-def test_audit_of_the_data_set(open_page: Open, look: str, sentence: str) -> None:
+def test_audit_of_the_data_set(open_page: Open, look: str, sentence: str, words: Words) -> None:
     assert sentence in words(open_page("audit", look=look))
 
 

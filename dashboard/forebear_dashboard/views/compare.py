@@ -6,11 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from forebear_dashboard import asking, session
+from forebear_dashboard import asking, scopes, session
 from forebear_dashboard.answers import enlarged
 from forebear_dashboard.text import percent, plain, seconds
 from forebear_dashboard.thumbnails import thumbnails
 from forebear_serve.client import Client
+from forebear_serve.database import Scope
 from forebear_serve.schemas import AttributeOptions, Generated
 
 ANSWERS = "compare:answers"
@@ -27,6 +28,8 @@ def main() -> None:
     client = session.client()
     st.title("Compare generators")
     st.caption("The same prompt and seeds by several variants of the model: pictures, times, and shared ancestors.")
+    if scopes.told_missing(Scope.GENERATE):
+        return
     known = {one.name: one for one in asking.generators(client)}
     if len(known) < 2:
         st.info(

@@ -8,27 +8,36 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from forebear_dashboard import answers, asking, session
+from forebear_dashboard import answers, asking, scopes, session
 from forebear_dashboard.answers import Answer, Question, Subject
+from forebear_dashboard.around import around_panel, cow_options, starts_from_image
 from forebear_dashboard.text import plain
 from forebear_dashboard.traced_view import show_answer
 from forebear_serve.client import Client
+from forebear_serve.database import Scope
 from forebear_serve.schemas import AttributeOptions, GeneratorInfo, Picture, PictureInfo, Progressed, Timings, Traced
 
 PAGE = "generate"
 PREVIEW_SIDE = 256
 EXAMPLES = 4
+KEPT_SECONDS = 300.0
 
 
 def main() -> None:
     client = session.client()
     st.title("Generate and trace")
     st.caption("Make a picture, and see which training images it descends from.")
+    if scopes.told_missing(Scope.GENERATE):
+        return
     known = {one.name: one for one in asking.generators(client)}
+    around = starts_from_image()
+    if around:
+        around_panel(PAGE, next(iter(known.values())).image_size)
     with st.form("generate", border=True):
         asked, question, submitted = _form(client, known)
-    if submitted:
-        _make(client, asked, question)
+    request = _around(asked) if submitted and around else asked
+    if submitted and request is not None:
+        _make(client, request, question)
     shared = st.query_params.get("picture")
     kept = answers.kept(PAGE)
     if shared and (kept is None or kept.subject.picture_id != shared):
@@ -77,6 +86,17 @@ def _form(client: Client, known: dict[str, GeneratorInfo]) -> tuple[dict[str, An
         "guidance": float(guidance),
     }
     return request, question, submitted
+
+
+def _around(request: dict[str, Any]) -> dict[str, Any] | None:
+    """The request with the image that was chosen, in whose settings steps and guidance then are."""
+    cow = cow_options()
+    if cow is None:
+        st.warning("Choose an image, and what is kept of it, first.")
+        return None
+    rest = {name: value for name, value in request.items() if name not in {"steps", "guidance"}}
+    own = {"steps": request["steps"], "guidance": request["guidance"]}
+    return rest | {"cow": {**cow, "settings": cow["settings"] | own}}
 
 
 def _make(client: Client, request: dict[str, Any], question: Question) -> None:
@@ -136,12 +156,21 @@ def _empty(client: Client, conditioning: str) -> None:
     )
     if conditioning != "text":
         return
-    captions = [one.caption for one in client.samples(limit=EXAMPLES).samples if one.caption]
+    captions = _captions(client, session.asked_as())
     if captions:
         st.caption("Words of the training captions work best, such as:")
         with st.container(horizontal=True):
             for number, caption in enumerate(captions):
                 st.button(plain(caption), key=f"generate:example:{number}", on_click=_take, args=(caption,))
+
+
+@st.cache_data(ttl=KEPT_SECONDS, max_entries=32, show_spinner=False)
+def _captions(_client: Client, asked_as: str) -> tuple[str, ...]:  # noqa: ARG001 - a key of the cache
+    """Of training images from all over the data set: those that lie side by side are often alike."""
+    total = _client.samples(limit=1).total
+    places = [total * (2 * number + 1) // (2 * EXAMPLES) for number in range(EXAMPLES)]
+    found = [_client.samples(after=place - 1, limit=1).samples for place in places]
+    return tuple(dict.fromkeys(one.caption for some in found for one in some if one.caption))
 
 
 def _take(caption: str) -> None:

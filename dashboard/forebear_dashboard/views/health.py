@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from forebear_dashboard import asking, session
+from forebear_dashboard import asking, scopes, session
 from forebear_dashboard.text import plain
-from forebear_dashboard.told import FORBIDDEN, errors_told
-from forebear_serve.client import RefusedError
+from forebear_dashboard.told import errors_told
+from forebear_serve.database import Scope
 from forebear_serve.schemas import Health, IndexInfo
 
 EVERY = 10.0
@@ -62,7 +62,6 @@ def _index(index: IndexInfo) -> None:
 def _indexes(index: IndexInfo) -> None:
     st.subheader("Indexes")
     st.caption("Recall: the part of the true nearest that a search finds. An exact index finds all.")
-    described = {one.name: one for one in asking.estimators(session.client())}
     rows = []
     for name, facts in index.indexes.items():
         recall = facts.get("recall") or {}
@@ -73,10 +72,12 @@ def _indexes(index: IndexInfo) -> None:
                 "vectors": facts.get("vectors"),
                 "recall at 10": recall.get("at_10"),
                 "recall at 100": recall.get("at_100"),
-                "what it is": described[name].description if name in described else "",
             }
         )
     st.dataframe(rows, hide_index=True, width="stretch")
+    with st.expander("What the estimators are"):
+        for one in asking.estimators(session.client()):
+            st.markdown(f"**{plain(one.name)}**: {plain(one.description)}")
 
 
 def _generators() -> None:
@@ -98,13 +99,11 @@ def _generators() -> None:
 
 def _jobs() -> None:
     st.subheader("Jobs")
-    try:
-        jobs = session.client().jobs()
-    except RefusedError as refused:
-        if refused.status != FORBIDDEN:
-            raise
-        st.caption("Only a token with the scope admin sees jobs.")
+    why = scopes.reason(Scope.ADMIN)
+    if why is not None:
+        st.caption(why)
         return
+    jobs = session.client().jobs()
     rows = [
         {
             "started (UTC)": one.started.strftime("%Y-%m-%d %H:%M"),

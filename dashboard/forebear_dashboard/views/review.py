@@ -10,6 +10,8 @@ from forebear_dashboard.review_list import bulk_form, page_turner, review_filter
 from forebear_dashboard.verdicts import judge, undo_button
 from forebear_serve.client import Client
 
+HELD = ("all reviews", "what the filters let through")
+
 
 def main() -> None:
     client = session.client()
@@ -36,16 +38,17 @@ def _empty(chosen: dict[str, Any]) -> None:
             "be judged, and send them here."
         )
         st.page_link("views/generate.py", label="Generate and trace")
+    elif not chosen:
+        st.info("There are no reviews yet. Tick “Review” below ancestors, or in the audit, and send them here.")
     else:
         st.info("No review is like this: choose other filters, or the state “any”.")
 
 
 def _exports(client: Client, chosen: dict[str, Any]) -> None:
     st.subheader("Export")
-    st.caption(
-        "Tables and the report hold the reviews that the filters above let through. The deny list names every image "
-        "with the verdict remove, for `forebear train --deny`, `embed` and `index`."
-    )
+    held = st.segmented_control("Tables and the report hold", HELD, default=HELD[0], required=True, key="review:held")
+    chosen = chosen if held == HELD[1] else {}
+    st.caption("The deny list names every image with the verdict remove, for forebear train --deny, embed and index.")
     licences = st.checkbox("Deny images with licence issues too", key="review:licences")
     files = (
         ("Report (HTML)", "report.html", "text/html", lambda: review_report(client, chosen)),

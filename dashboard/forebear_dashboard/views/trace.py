@@ -5,13 +5,14 @@ import io
 import streamlit as st
 from PIL import Image
 
-from forebear_dashboard import answers, asking, cards, session
+from forebear_dashboard import answers, asking, cards, scopes, session
 from forebear_dashboard.answers import Question, Subject
 from forebear_dashboard.samples import SampleFilter, sample_page
 from forebear_dashboard.text import plain
 from forebear_dashboard.thumbnails import thumbnails
 from forebear_dashboard.traced_view import show_answer
 from forebear_serve.client import Client
+from forebear_serve.database import Scope
 
 PAGE = "trace"
 FOUND = 12
@@ -22,6 +23,8 @@ def main() -> None:
     client = session.client()
     st.title("Trace an image")
     st.caption("Which training images does a picture of yours, or one of the training images, resemble to the model?")
+    if scopes.told_missing(Scope.GENERATE):
+        return
     conditioning = asking.generators(client)[0].conditioning
     upload, pick = st.tabs(["Upload a picture", "Pick a training image"])
     with st.expander("Settings"):
