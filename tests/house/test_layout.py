@@ -16,10 +16,12 @@ ROOT = Path(__file__).parents[2]
 SHELVES = ("platform", "services", "dashboard")
 TOP_LEVEL = {
     ".ci",
+    ".dockerignore",
     ".gitignore",
     "CHANGELOG.md",
     "LICENSE",
     "Makefile",
+    "NOTICE",
     "README.md",
     "dashboard",
     "deploy",
