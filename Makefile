@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATASET ?= openmoji
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo test test-all lint bench bench-gradients bench-scale constraints
+.PHONY: help bootstrap demo test test-all lint bench bench-gradients bench-scale constraints reference licences build audit
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,3 +41,15 @@ bench-scale: bootstrap ## workers, Ray, storage, the driver and the index, half 
 
 constraints: ## resolve every version anew into deploy/local/constraints.txt
 	@bash deploy/local/freeze.sh
+
+reference: bootstrap ## write docs/reference anew from the code
+	@PYTHONPATH=deploy/docs $(BIN)/python -m reference
+
+licences: bootstrap ## write the table of docs/licences.md anew from what is installed
+	@$(BIN)/python deploy/docs/licences.py
+
+build: bootstrap ## build the sdist, and the wheel from it, into dist/
+	@$(BIN)/python -m build --no-isolation
+
+audit: bootstrap ## ask an advisory service about every pinned version (takes the network)
+	@bash deploy/local/audit.sh

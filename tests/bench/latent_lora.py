@@ -1,6 +1,6 @@
 """A tiny latent model in Stable Diffusion's layout: random weights, a LoRA, and settings that embed the LoRA alone.
 
-    .venv/bin/python tests/bench/latent_lora.py runs/latent-lora
+    .venv/bin/python tests/bench/latent_lora.py runs/latent-lora [SOURCE]
     .venv/bin/forebear doctor --model runs/latent-lora/model --data openmoji --config runs/latent-lora/embed.yaml
 
 What the doctor says of it is in docs/doctor-examples.md.
@@ -61,4 +61,4 @@ def make(folder: Path, source: str = "openmoji") -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    make(Path(sys.argv[1]), *sys.argv[2:])

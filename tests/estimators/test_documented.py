@@ -9,6 +9,7 @@ from forebear.estimators import DEFAULT_ESTIMATOR, ESTIMATORS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "how-to" / "estimator.md").read_text(encoding="utf-8")
 LINES = {
     cells[0].strip("`"): cells
     for line in PAGE.splitlines()
@@ -41,7 +42,7 @@ def test_the_default_is_named_where_it_is_explained() -> None:
 def test_the_example_of_a_new_one_is_an_estimator() -> None:
     from forebear.estimators import Estimator
 
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (code,) = re.findall(r"```python\n(Estimator\(.*?)```", GUIDE, re.DOTALL)
     (made,) = eval(f"[{code}]", {"Estimator": Estimator})
     assert made.measurement == "square"
     assert made.name not in ESTIMATORS

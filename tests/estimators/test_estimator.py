@@ -120,6 +120,6 @@ def test_blocks_must_hold_the_same_rows() -> None:
 
 
 def test_a_new_one_is_an_entry() -> None:
-    """What docs/estimators.md tells to write."""
+    """What docs/how-to/estimator.md tells to write."""
     method = Estimator("dtrak-cosine", "Cosine of D-TRAK's gradients.", "square_mean", unit_rows=True)
     assert (method.measurement, method.ridge, method.baseline) == ("square", None, False)
