@@ -3,6 +3,8 @@
 VENV := $(or $(FOREBEAR_VENV),.venv)
 BIN := $(VENV)/bin
 DATASET ?= openmoji
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help bootstrap demo test test-all lint bench bench-gradients bench-scale constraints reference licences build audit
@@ -17,11 +19,11 @@ demo: bootstrap ## attribute generated emoji, write a report, then open the dash
 	@$(BIN)/forebear demo
 	@$(BIN)/forebear serve --run runs/demo --dashboard $(if $(filter no,$(BROWSER)),--no-browser)
 
-test: bootstrap ## run the tests
-	@$(BIN)/python -m pytest
+test: bootstrap ## run the tests, in JOBS processes
+	@$(PYTEST)
 
 test-all: bootstrap ## run the tests and the slow ones
-	@$(BIN)/python -m pytest -m ''
+	@$(PYTEST) -m ''
 
 lint: bootstrap ## check style, types and the direction of imports
 	$(BIN)/ruff check

@@ -128,6 +128,26 @@ def wait_for_answers(asked: Asked, questions: Iterable[str]) -> None:
     wait_for(lambda: asked.answered_since(moment) == set(questions), "answers to all questions", 300)
 
 
+def test_a_host_that_is_told_to_end_finishes_its_requests(
+    services: Services, questions: Mapping[str, Question], told: list[str]
+) -> None:
+    cluster, host = services.cluster, services.host_of("generator-fp32")
+    assert host is not cluster.head, services.placed()
+    seeds = itertools.count(1)
+    pictures = {"generate": lambda client: client.generate(label=1, seed=next(seeds), steps=100)}
+    with asking(services.address, services.token, {**questions, **pictures}) as asked:
+        wait_for_answers(asked, [*questions, *pictures])
+        signalled = time.monotonic()
+        cluster.terminate(host)
+        wait_for(lambda: cluster.ended(host), "the end of `ray start`", 300)
+        told.append(f"{host.name} ended {time.monotonic() - signalled:.0f} s after SIGTERM")
+        wait_for_answers(asked, [*questions, *pictures])
+    cluster.restart(host)
+    services.wait_until_running()
+    told.append(f"{asked.summary()}; now {services.placed()}")
+    assert not asked.failed, asked.failed
+
+
 @cuts
 def test_services_answer_while_a_host_is_cut_off_and_comes_back(
     services: Services, questions: Mapping[str, Question], told: list[str]
@@ -151,26 +171,6 @@ def test_services_answer_while_a_host_is_cut_off_and_comes_back(
         wait_for_answers(asked, questions)
     told.append(asked.summary())
     assert len(asked.failed) <= 1, asked.failed
-
-
-def test_a_host_that_is_told_to_end_finishes_its_requests(
-    services: Services, questions: Mapping[str, Question], told: list[str]
-) -> None:
-    cluster, host = services.cluster, services.host_of("generator-fp32")
-    assert host is not cluster.head, services.placed()
-    seeds = itertools.count(1)
-    pictures = {"generate": lambda client: client.generate(label=1, seed=next(seeds), steps=100)}
-    with asking(services.address, services.token, {**questions, **pictures}) as asked:
-        wait_for_answers(asked, [*questions, *pictures])
-        signalled = time.monotonic()
-        cluster.terminate(host)
-        wait_for(lambda: cluster.ended(host), "the end of `ray start`", 300)
-        told.append(f"{host.name} ended {time.monotonic() - signalled:.0f} s after SIGTERM")
-        wait_for_answers(asked, [*questions, *pictures])
-    cluster.restart(host)
-    services.wait_until_running()
-    told.append(f"{asked.summary()}; now {services.placed()}")
-    assert not asked.failed, asked.failed
 
 
 def test_a_new_version_is_deployed_without_a_lost_request(

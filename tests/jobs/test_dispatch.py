@@ -162,7 +162,7 @@ def test_error_of_a_task_that_would_fail_everywhere_is_raised_as_it_is(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("pool", "wish"), [(Pool(1, gpus=0.5), "1 CPU and 0.5 GPU"), (Pool(1, memory=2**50), "1048576.0 GiB of memory")]
+    ("pool", "wish"), [(Pool(1, gpus=0.5), "1 CPU and 0.5 GPU"), (Pool(1, memory=2**45), "32768.0 GiB of memory")]
 )
 def test_workers_that_fit_on_no_machine_are_waited_for_and_then_given_up(
     pool: Pool, wish: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,7 @@ def configuration(run: Run, **changed: Any) -> dict[str, Any]:
     described: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "serve" / "cluster.yaml").read_text())
     described["applications"][0]["args"] = {
         "run": str(run.folder),
-        "generators": {"fp32": {"replicas": {"cpus": 0.1}}},
+        "generators": {"fp32": {"replicas": {"least": 2, "most": 2, "cpus": 0.1}}},
         "attributor": {"exact_timesteps": 4, "replicas": {"least": 2, "most": 2, "cpus": 0.1}},
         "gateway": {"least": 2, "most": 2, "cpus": 0.05},
         "catalogue": {"least": 2, "most": 2, "cpus": 0.05},
