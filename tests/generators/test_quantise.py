@@ -24,6 +24,7 @@ from forebear_generators.quantisation.network import (
     float_tensors,
 )
 from forebear_generators.quantisation.quantise import Quantisation, quantise
+from forebear_generators.quantisation.reconstruction import outputs_of
 from forebear_generators.quantisation.settings import (
     CalibrationConfig,
     QuantisationConfig,
@@ -237,6 +238,27 @@ def test_wide_blocks_have_eight_bits(plain_model: Path, tmp_path: Path) -> None:
     assert set(bits("up_blocks.1.resnets.1.conv1").values()) == {4, 8}
     with pytest.raises(ConfigError, match="no quantised layer"):
         bits("up_blocks.1.resnets.1.conv")
+
+
+@pytest.mark.parametrize("conditioning", ["none", "class"])
+def test_rows_of_several_steps_are_read_by_the_ranges_of_their_own(
+    saved: Save, tmp_path: Path, conditioning: str
+) -> None:
+    """What rounding a block learns from is what the block gives when each step is computed on its own."""
+    model = DiffusionModel.load(saved(conditioning, scheduler=CALM))
+    work = Quantisation(model, tiny(), Workspace(tmp_path, "here"))
+    work.draw()
+    work._round_temporal(lambda: None)
+    unit = "down_blocks.0.resnets.0"
+    scales = work.inner.get_submodule(f"{unit}.time_emb_proj").input_scale
+    assert len(scales.unique()) > 1
+    inputs, _ = work._inputs(unit)
+    steps = range(0, STEPS, work.config.calibration.every)
+    alone = outputs_of(work.inner, unit, work.data.passes(work.student, steps, work.config.calibration.batch))
+    rows = torch.arange(inputs.rows).flip(0)
+    with torch.no_grad():
+        together = inputs.call(work.inner.get_submodule(unit), rows)
+    torch.testing.assert_close(together, alone[rows], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["adaround", "feedback"])

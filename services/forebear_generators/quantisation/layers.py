@@ -1,6 +1,7 @@
 """Layers with integer weights: convolutions and linear layers whose inputs may be integers too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ class Clock:
 
     def __init__(self, times: tuple[float, ...]) -> None:
         self.times = times
-        self.step = 0
+        self.step: int | Tensor = 0
+        """Of a batch; while blocks are rounded, of each of its rows: int64[B]."""
         self.labels: Tensor | None = None
         """Class labels int64[B] of the present batch, for class-conditional models."""
         self._steps = {time: step for step, time in enumerate(times)}
@@ -38,6 +40,15 @@ class Clock:
                 "steps that it was made for, or quantise the model again for these"
             )
         self.step, self.labels = self._steps[time], labels
+
+    @contextmanager
+    def at(self, steps: Tensor) -> Iterator[None]:
+        """Meanwhile each row of a batch is at a step of its own, int64[B]."""
+        before, self.step = self.step, steps
+        try:
+            yield
+        finally:
+            self.step = before
 
 
 @dataclass(frozen=True)
@@ -111,11 +122,15 @@ class QuantisedLayer(nn.Module):
         self.input_scale, self.input_zero = scale, zero
 
     def input_grid(self) -> tuple[Tensor, Tensor]:
-        """The present step's scale and zero point, each of one number; raises ModelError when inputs are not 8-bit."""
+        """The present step's scale and zero point, one number each, or [B, 1] of rows that are at several steps.
+
+        Raises ModelError when inputs are not 8-bit.
+        """
         if self.input_scale is None or self.input_zero is None:
             raise ModelError("a layer of integer inputs has no grid for them; give it one with quantise_inputs")
         place = self.clock.step if len(self.input_scale) > 1 else 0
-        return self.input_scale[place], self.input_zero[place]
+        scale, zero = self.input_scale[place], self.input_zero[place]
+        return (scale[:, None], zero[:, None]) if scale.dim() else (scale, zero)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.kernel(x)

@@ -193,7 +193,7 @@ class Quantisation:
         """What a unit's rounding is learned from: its inputs behind the quantised ones, its full-precision outputs."""
         steps = range(0, self.config.steps, self.config.calibration.every)
         size = self.config.calibration.batch
-        inputs = inputs_of(self.inner, unit, self.data.passes(self.student, steps, size))
+        inputs = inputs_of(self.inner, unit, self.data.passes(self.student, steps, size), self.clock)
         # A shortcut that was split is one layer of the full-precision denoiser, and never a unit of its own.
         outputs = outputs_of(self.full_precision, unit, self.data.passes(self.model, steps, size))
         return inputs, outputs
@@ -203,7 +203,7 @@ class Quantisation:
         steps = range(0, self.config.steps, self.config.calibration.every)
         size = self.config.calibration.batch
         return (
-            inputs_of(self.inner, unit, self.data.passes(self.student, steps, size)),
+            inputs_of(self.inner, unit, self.data.passes(self.student, steps, size), self.clock),
             inputs_of(self.full_precision, unit, self.data.passes(self.model, steps, size)),
         )
 

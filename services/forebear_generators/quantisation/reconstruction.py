@@ -160,9 +160,18 @@ class _Reached(Exception):  # noqa: N818 - a signal, not an error
 
 
 class Inputs:
-    """What a module was called with, over N rows: tensors joined along the batch, everything else as it was."""
+    """What a module was called with, over N rows: tensors joined along the batch, everything else as it was.
 
-    def __init__(self, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+    With a clock they come from several steps of it, int64[N]: a layer's grid is that of each row's step.
+    """
+
+    def __init__(
+        self,
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]],
+        clock: Clock | None = None,
+        steps: Tensor | None = None,
+    ) -> None:
+        self._clock, self._steps = clock, steps
         positional, named = calls[0]
         self._positional = [_joined([call[0][place] for call in calls]) for place in range(len(positional))]
         self._named = {name: _joined([call[1][name] for call in calls]) for name in named}
@@ -175,11 +184,12 @@ class Inputs:
 
     def call(self, module: nn.Module, rows: Tensor) -> Tensor:
         """The module's output for the chosen rows, int64[R]."""
-        output: Tensor = module(
-            *(_chosen(value, rows) for value in self._positional),
-            **{name: _chosen(value, rows) for name, value in self._named.items()},
-        )
-        return output
+        positional = [_chosen(value, rows) for value in self._positional]
+        named = {name: _chosen(value, rows) for name, value in self._named.items()}
+        if self._clock is None or self._steps is None:
+            return module(*positional, **named)  # type: ignore[no-any-return]
+        with self._clock.at(self._steps[rows]):
+            return module(*positional, **named)  # type: ignore[no-any-return]
 
 
 def _joined(values: list[Any]) -> Any:
@@ -191,16 +201,24 @@ def _chosen(value: Any, rows: Tensor) -> Any:
 
 
 @torch.no_grad()
-def inputs_of(denoiser: nn.Module, name: str, passes: Iterable[Callable[[], Any]]) -> Inputs:
-    """What the module `name` is given in each of the denoiser's forward passes, which end there."""
+def inputs_of(
+    denoiser: nn.Module, name: str, passes: Iterable[Callable[[], Any]], clock: Clock | None = None
+) -> Inputs:
+    """What the module `name` is given in each of the denoiser's forward passes, which end there.
+
+    `clock` is that of a denoiser with rounded layers: which step each row belongs to is noted by it.
+    """
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    steps: list[Tensor] = []
 
     def note(_: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         calls.append((positional, named))
+        if clock is not None:
+            steps.append(torch.full((Inputs(calls[-1:]).rows,), int(clock.step)))
         raise _Reached
 
     _run_to_hook(denoiser.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True), passes)
-    return Inputs(calls)
+    return Inputs(calls, clock, torch.cat(steps) if steps else None)
 
 
 @torch.no_grad()
