@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 LDS = ROOT / "docs" / "lds" / "digits" / "figures.parquet"
 INK, FAINT, RULE = "#1f2328", "#59636e", "#d1d9e0"
 COLOURS = ("#0969da", "#bc4c00", "#1a7f37")
+FADED = "#aceebb"
+"""The last colour, behind its line."""
 TIP = (
     '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     f'<path d="M0 0 8 4 0 8z" fill="{FAINT}"/></marker>'
@@ -117,7 +119,7 @@ def norms(path: Path, run: Path) -> None:
     names, times = store.plan.checkpoint_names, list(store.plan.timesteps)
     table = {name: store.norms(name) for name in names}
     sheet = Drawing(880, 330, "Gradient norm against timestep, and the part of each timestep in an image's vector")
-    sheet.text(24, 30, "|g| of the training images: medians, and the middle half", 13)
+    sheet.text(24, 30, "median |g| of the training images; bars: the last's middle half", 13)
     top = max(float(np.quantile(rows, 0.75)) for name in names for rows in table[name].T) * 1.1
 
     def at(t: float, norm: float) -> tuple[float, float]:
@@ -131,7 +133,7 @@ def norms(path: Path, run: Path) -> None:
         sheet.text(at(tick, 0)[0], 298, str(tick), 11, FAINT, "middle")
     sheet.text(262, 316, "timestep t (0: hardly any noise)", 12, FAINT, "middle")
     for t, low, high in zip(times, *np.quantile(table[names[-1]], [0.25, 0.75], axis=0), strict=True):
-        sheet.line([at(t, low), at(t, high)], COLOURS[len(names) - 1], 6)
+        sheet.line([at(t, low), at(t, high)], FADED, 8)
     for number, name in enumerate(names):
         middle = np.median(table[name], axis=0)
         points = [at(t, value) for t, value in zip(times, middle, strict=True)]

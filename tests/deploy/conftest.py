@@ -16,7 +16,7 @@ from checks.parts import FOLDERS
 def deploy(tmp_path: Path) -> Path:
     """A copy of what is checked, to change at will."""
     copy = tmp_path / "deploy"
-    for folder in (*FOLDERS, "local"):
+    for folder in FOLDERS:
         shutil.copytree(DEPLOY / folder, copy / folder)
     shutil.copy(DEPLOY / ".yamllint", copy)
     return copy

@@ -23,6 +23,18 @@ def of_image_and_machine() -> Iterator[Mistake]:
     yield "docker/Dockerfile", "variable", "HF_HUB_OFFLINE=1", "HF_HUB_OFLINE=1"
     yield "docker/install.sh", "key", "case $step in", "case $step"
     yield "docker/install.sh", "variable", "FOREBEAR_TORCH_INDEX", "FOREBEAR_TORCH_INDX"
+    yield "docker/install.sh", "index", "whl/cpu", "whl/cu129"
+    yield "local/bootstrap.sh", "key", "set -euo pipefail", "set -uo pipefail"
+    yield "local/bootstrap.sh", "variable", "${FOREBEAR_VENV:-", "${FOREBEAR_VENVS:-"
+    yield "local/bootstrap.sh", "path", "$here/constraints.txt", "$here/constraint.txt"
+    yield "local/freeze.sh", "key", "} >", ">"
+    yield "local/freeze.sh", "variable", "FOREBEAR_CONSTRAINTS=none", "FOREBEAR_CONSTRAINT=none"
+    yield "local/freeze.sh", "path", "$here/bootstrap.sh", "$here/bootstrp.sh"
+    yield "local/audit.sh", "key", "|| {", "|| ("
+    yield "local/audit.sh", "variable", "${FOREBEAR_ADVISORIES:-", "${FOREBEAR_ADVISORY:-"
+    yield "local/audit.sh", "path", "$here/constraints.txt", "$here/pins.txt"
+    yield "local/constraints.txt", "key", "\npillow==", "\npilow=="
+    yield "local/constraints.txt", "version", f"ray=={facts.RAY_VERSION}", f"ray=={facts.RAY_VERSION}1"
     yield "local/services.yaml", "key", "requests_per_minute", "request_per_minute"
     yield "local/services.yaml", "path", "/srv/forebear/runs/production", "/srv/forbear/runs/production"
     yield "local/forebear.service", "key", "KillMode=", "KilMode="
@@ -118,7 +130,7 @@ ALL = [*of_image_and_machine(), *of_kuberay(), *of_clusters_and_monitoring()]
 KINDS = {
     "port": r"(?<!Lifetime)\b(containerPort|port|ports|FromPort|EXPOSE)\b:? *[\[{]?\"?[\w.:]*\d",
     "image": r"^\s*(-? *image|newTag|docker):|^FROM ",
-    "variable": r"\bRAY_AUTH_MODE|\bFOREBEAR_VENV|^Environment=|AWS_REGION|^ENV |FOREBEAR_TORCH_INDEX",
+    "variable": r"\bRAY_AUTH_MODE|\bFOREBEAR_VENV|^Environment=|AWS_REGION|^ENV |\$\{FOREBEAR_",
 }
 """How a file shows that it has such a thing."""
 
@@ -134,12 +146,8 @@ def test_mistake_is_caught(deploy: Path, file: str, kind: str, there: str, wrong
 
 def test_every_file_has_its_mistakes() -> None:
     planted = {(file, kind) for file, kind, _, _ in ALL}
-    for file in {
-        str(path.relative_to(facts.DEPLOY)) for name in FOLDERS for path in (facts.DEPLOY / name).rglob("*.*")
-    }:
-        path = facts.DEPLOY / file
-        if path.is_dir():
-            continue
+    for path in (path for name in FOLDERS for path in (facts.DEPLOY / name).rglob("*") if path.is_file()):
+        file = str(path.relative_to(facts.DEPLOY))
         assert (file, "key") in planted, f"no wrong key is planted in {file}"
         for kind, pattern in KINDS.items():
             if re.search(pattern, path.read_text(encoding="utf-8"), re.M):

@@ -1,23 +1,22 @@
 """Hosts that are network namespaces of this machine, on a bridge of their own: each can be cut off and healed."""
 
-import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 BRIDGE, NETWORK = "forebear-br", "10.213.7"
 CARD = "02:00:0a:d5:07:01"
 """Of the bridge: it would take one of its ports' instead."""
 NAMES = ("head", "worker-1", "worker-2")
-LOCK = Path(tempfile.gettempdir()) / "forebear-cluster-trial.lock"
+ONE = "\0forebear-cluster-trial"
+"""A name that one process of a machine can hold: an abstract socket's, which is no file and goes with its process."""
 DYING = 10.0
 """Seconds that processes have to end once they were killed."""
 
@@ -80,9 +79,12 @@ def without_namespaces() -> str | None:
 
 @contextmanager
 def hosts() -> Iterator[list[Host]]:
-    """A head and two workers; one trial at a time on a machine. What an earlier, killed one left is removed first."""
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """A head and two workers, for one trial at a time on a machine; raises OSError while another one runs.
+
+    What an earlier, killed trial left is removed first.
+    """
+    with socket.socket(socket.AF_UNIX) as name:
+        name.bind(ONE)
         if without_namespaces():
             yield [Host(name, f"127.0.0.{number}", None) for number, name in enumerate(NAMES, 11)]
             return

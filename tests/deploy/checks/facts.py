@@ -59,14 +59,13 @@ OTHER_VARIABLES = {
 
 @cache
 def _own_variables() -> frozenset[str]:
-    """FOREBEAR_* as the packages and the set-up script read them, AWS_* as docs/data.md tells them."""
+    """FOREBEAR_* as the packages read them or scripts' headers tell them, AWS_* as docs/data.md tells them."""
     found = set[str]()
     for folder in ("platform", "services", "dashboard"):
         for file in (ROOT / folder).rglob("*.py"):
             found.update(re.findall(r"[\"'](FOREBEAR_[A-Z_]+)[\"']", file.read_text(encoding="utf-8")))
-    found.update(
-        re.findall(r"^#\s+(FOREBEAR_[A-Z_]+)", (DEPLOY / "local/bootstrap.sh").read_text(encoding="utf-8"), re.M)
-    )
+    for script in ("local/bootstrap.sh", "local/audit.sh"):
+        found.update(re.findall(r"^#.*?\b(FOREBEAR_[A-Z_]+)", (DEPLOY / script).read_text(encoding="utf-8"), re.M))
     found.update(re.findall(r"`(AWS_[A-Z0-9_]+)", (ROOT / "docs/data.md").read_text(encoding="utf-8")))
     return frozenset(found)
 

@@ -1,4 +1,4 @@
-"""The Dockerfile (hadolint, and its words against the code's) and its install script."""
+"""The Dockerfile (hadolint, and its words against the code's)."""
 
 import json
 import re
@@ -86,23 +86,3 @@ def _command_problems(lines: list[str], file: Path) -> list[str]:
 def _project() -> dict[str, Any]:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project
-
-
-def script_problems(file: Path) -> list[str]:
-    """Of the install script: bash reads it, and somebody sets the variables that it reads."""
-    read = subprocess.run(["bash", "-n", str(file)], capture_output=True, text=True, check=False)
-    found = read.stderr.splitlines()
-    text = file.read_text(encoding="utf-8")
-    found += [
-        f"{file.name}: no {name} is known"
-        for name in re.findall(r"\b(FOREBEAR_[A-Z_]+)", text)
-        if not is_variable(name)
-    ]
-    found += [
-        f"{file.name}: there is no {name}"
-        for name in re.findall(r"\b(deploy/[\w./-]+)", text)
-        if not (ROOT / name).is_file()
-    ]
-    if "https://download.pytorch.org/whl/cpu" not in text:
-        found.append(f"{file.name}: CPU builds of torch are at another index than bootstrap.sh's")
-    return found

@@ -8,7 +8,7 @@ import yaml
 from yamllint import linter
 from yamllint.config import YamlLintConfig
 
-from checks import clusters, compose, images, kubernetes, metrics, serve_configs, units
+from checks import clusters, compose, images, kubernetes, metrics, scripts, serve_configs, units
 from checks.ray_resources import cluster_of
 
 Check = Callable[[Path], list[str]]
@@ -51,7 +51,11 @@ def _settings(deploy: Path) -> list[str]:
 
 PARTS: dict[str, tuple[tuple[str, ...], Check]] = {
     "image": (("docker/Dockerfile",), _file(images.dockerfile_problems, "docker/Dockerfile")),
-    "install": (("docker/install.sh",), _file(images.script_problems, "docker/install.sh")),
+    "install": (("docker/install.sh",), _file(scripts.script_problems, "docker/install.sh")),
+    "bootstrap": (("local/bootstrap.sh",), _file(scripts.script_problems, "local/bootstrap.sh")),
+    "freeze": (("local/freeze.sh",), _file(scripts.script_problems, "local/freeze.sh")),
+    "audit": (("local/audit.sh",), _file(scripts.script_problems, "local/audit.sh")),
+    "pins": (("local/constraints.txt",), _file(scripts.pin_problems, "local/constraints.txt")),
     "shared": (("kuberay/base/*",), _overlay("kuberay/base")),
     "serve on CPUs": (("kuberay/serve/*", "kuberay/overlays/cpu/serve/*"), _overlay("kuberay/overlays/cpu/serve")),
     "serve on GPUs": (("kuberay/overlays/gpu/serve/*",), _overlay("kuberay/overlays/gpu/serve")),
@@ -74,8 +78,8 @@ PARTS: dict[str, tuple[tuple[str, ...], Check]] = {
         ("serve/cluster.yaml",), _serve("serve/cluster.yaml", on_volume=True)
     ),
 }  # fmt: skip
-FOLDERS = ("docker", "kuberay", "cluster", "monitoring", "serve")
-"""Whose every file is part of something; deploy/local holds scripts of its own beside them."""
+FOLDERS = ("docker", "kuberay", "cluster", "local", "monitoring", "serve")
+"""Whose every file is part of something; deploy/demo holds the demo's model, deploy/docs what makes pages."""
 
 
 def parts_of(file: str) -> list[str]:
@@ -83,7 +87,7 @@ def parts_of(file: str) -> list[str]:
     return [name for name, (patterns, _) in PARTS.items() if any(fnmatch(file, pattern) for pattern in patterns)]
 
 
-def style_problems(deploy: Path, folders: tuple[str, ...] = (*FOLDERS, "local")) -> list[str]:
+def style_problems(deploy: Path, folders: tuple[str, ...] = FOLDERS) -> list[str]:
     """What yamllint has to say."""
     config = YamlLintConfig(file=str(deploy / ".yamllint"))
     found = []
