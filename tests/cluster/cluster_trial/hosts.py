@@ -1,6 +1,7 @@
 """Hosts that are network namespaces of this machine, on a bridge of their own: each can be cut off and healed."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -125,14 +126,23 @@ def _card(link: str, *where: str) -> str:
     return ip(*where, "-o", "link", "show", link).partition("link/ether ")[2].split()[0]
 
 
-def _remove_all() -> None:
+def left() -> list[str]:
+    """Namespaces and links of a trial that are there."""
     there = ip("netns", "list").split()
-    for name in (f"forebear-{name}" for name in NAMES):
-        if name in there:
+    links = re.findall(r"^\d+: ([^:@]+)", ip("-o", "link", "show"), re.MULTILINE)
+    return [f"forebear-{name}" for name in NAMES if f"forebear-{name}" in there] + [
+        link for link in links if re.fullmatch(rf"{BRIDGE}|forebear-\d+", link)
+    ]
+
+
+def _remove_all() -> None:
+    """Links too: a namespace lives on, unseen and with its cable, while a dead process's connections try to end."""
+    for name in left():
+        if name.removeprefix("forebear-") in NAMES:
             _kill_all(name)
             ip("netns", "del", name)
-    if BRIDGE in ip("-o", "link", "show", "type", "bridge"):
-        ip("link", "del", BRIDGE)
+        elif name in left():  # not gone with its namespace meanwhile
+            ip("link", "del", name)
 
 
 def _processes(namespace: str) -> list[int]:

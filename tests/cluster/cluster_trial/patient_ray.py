@@ -7,7 +7,7 @@ from typing import Any
 from ray._private import services
 from ray.scripts.scripts import main
 
-PATIENCE = 90.0
+PATIENCE = 240.0
 """Seconds until a host that starts is known to the head."""
 
 

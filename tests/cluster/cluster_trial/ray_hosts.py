@@ -30,7 +30,7 @@ ASKED = "--dashboard-host=0.0.0.0"
 PORT, CLIENT_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 10001, 8265, 8000
 STARTING, DRAINING = 400.0, 300.0
 """Seconds to wait for a host of Ray to come, and to go."""
-TRIES = 3
+TRIES = 8
 NOT_HERE = re.compile(r"--autoscaling-config=\S+")
 """An option that only `ray up`'s own autoscaler can have."""
 RAY_START = re.compile(r"\S*ray start")
