@@ -48,3 +48,13 @@ def test_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "progress").write_text("a file where the folder should be")
     with pytest.raises(JobError, match="cannot be written"):
         EventLog(tmp_path / "progress" / "embedding.jsonl")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_log_on_a_full_disk_does_not_hide_why_the_work_ended() -> None:
+    with (
+        pytest.raises(JobError, match="no room for shard 3"),
+        EventLog(Path("/dev/full")) as log,
+        progress("testing", 4, "tasks", listeners=(log,)),
+    ):
+        raise JobError("no room for shard 3")

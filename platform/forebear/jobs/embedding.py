@@ -1,5 +1,6 @@
 """`forebear embed`: gradient embeddings of a training set at every checkpoint of a run."""
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from forebear.store.shard import NotFiniteError
 SECTION = EMBEDDING
 """Of run.yaml, and the stage of progress events."""
 NAMED_IN_ERRORS = 5
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a disk answers that is full, or locked."""
 
 
 def embed(
@@ -64,7 +67,7 @@ def embed(
     folder = run.store_folder
     limit = TimeLimit(shard_seconds)
     pool = Pool(config.workers, 1.0, gpus_per_worker, memory_per_worker, limit) if config.workers else None
-    with one_thread(), _begun(run, pool, restart=restart) as actors:
+    with one_thread(), _writing(run.folder), _begun(run, pool, restart=restart) as actors:
         shards = ShardEmbedder(run, config, _device(gpus_per_worker) if pool is None else "cpu")
         first, added = divided(run, shards.source, grow=grow, restart=restart, tell=tell)
         shards.use(first)
@@ -188,10 +191,7 @@ class EmbedWorker:
         try:
             self._shards.write(self.plan, *task, self._folder)
         except OSError as refused:
-            raise JobError(
-                f"{self._folder} cannot be written ({refused.strerror or refused}); mend that and run the "
-                "same command, which goes on where it stopped"
-            ) from None
+            raise _unwritable(self._folder, refused) from None
         except (DataError, NotFiniteError, RuntimeError, ValueError) as problem:
             kind = "" if isinstance(problem, ForebearError) else f"{type(problem).__name__}: "
             raise UnworkableError(kind + " ".join(str(problem).split())[:500]) from problem
@@ -255,6 +255,24 @@ def _record(run: Run, config: EmbedConfig) -> None:
     if sections.pop(SECTION, config.decisive()) != config.decisive():
         write_text(run.settings_file, to_yaml(sections))
     run.record(SECTION, config.decisive())
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What a full or locked disk answers is no mistake of ours, whatever was to be written."""
+    try:
+        yield
+    except OSError as refused:
+        if refused.errno not in REFUSALS:
+            raise
+        raise _unwritable(folder, refused) from None
+
+
+def _unwritable(folder: Path, refused: OSError) -> JobError:
+    return JobError(
+        f"{folder} cannot be written ({refused.strerror or refused}); mend that and run the same command, which goes "
+        "on where it stopped"
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class EventLog:
     """Appends events to a file of JSON lines, each with its `time` (seconds since 1970). A listener of Progress.
 
     A line is written at once and never changed, so another process can follow the file; `read_events` skips the line
-    that a killed process left half written.
+    that a killed process left half written. On a disk that is full, lines are left out: what the work itself cannot
+    write ends it, with its own reason.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +45,8 @@ class EventLog:
             raise JobError(f"{path} cannot be written ({refused.strerror}); free or unlock the folder") from None
 
     def __call__(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False).encode() + b"\n")
+        with suppress(OSError):
+            self._file.write(json.dumps({"time": round(time.time(), 3), **event}, ensure_ascii=False).encode() + b"\n")
 
     def __enter__(self) -> "EventLog":
         return self
