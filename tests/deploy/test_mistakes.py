@@ -21,6 +21,7 @@ def of_image_and_machine() -> Iterator[Mistake]:
     yield "docker/Dockerfile", "port", "EXPOSE 8000", "EXPOSE 8001"
     yield "docker/Dockerfile", "image", "python:3.11.14-slim", "python:3.12.14-slim"
     yield "docker/Dockerfile", "variable", "HF_HUB_OFFLINE=1", "HF_HUB_OFLINE=1"
+    yield "docker/Dockerfile", "user", "--uid 10001", "--uid 1001"
     yield "docker/install.sh", "key", "case $step in", "case $step"
     yield "docker/install.sh", "variable", "FOREBEAR_TORCH_INDEX", "FOREBEAR_TORCH_INDX"
     yield "docker/install.sh", "index", "whl/cpu", "whl/cu129"
@@ -45,6 +46,8 @@ def of_image_and_machine() -> Iterator[Mistake]:
     yield "local/compose.yaml", "port", '"127.0.0.1:8000:8000"', '"127.0.0.1:8000:8001"'
     yield "local/compose.yaml", "image", f"image: {CPU}", f"image: {CPU}-slim"
     yield "local/compose.yaml", "option", "--config,", "--configuration,"
+    yield "local/compose.yaml", "name", "http://services:", "http://service:"
+    yield "local/compose.yaml", "user", "uid=10001", "uid=1001"
     yield "local/compose.gpu.yaml", "key", "reservations:", "reservation:"
     yield "local/compose.gpu.yaml", "image", f"image: {GPU}", "image: forebear:gpu"
     yield "local/compose.gpu.yaml", "variable", "ACCELERATOR: gpu", "ACELERATOR: gpu"
@@ -54,9 +57,19 @@ def of_kuberay() -> Iterator[Mistake]:
     yield "kuberay/base/kustomization.yaml", "key", "resources:", "resource:"
     yield "kuberay/base/namespace.yaml", "key", "automountServiceAccountToken", "automountServiceAccountTokens"
     yield "kuberay/base/storage.yaml", "key", "accessModes", "accessMode"
+    yield "kuberay/base/storage.yaml", "key", "storage: 500Gi", "storages: 500Gi"
     yield "kuberay/base/storage.yaml", "variable", "AWS_REGION", "AWS_REGON"
     yield "kuberay/base/network-policies.yaml", "key", "policyTypes", "policyType"
     yield "kuberay/base/network-policies.yaml", "port", "port: 8265", "port: 8266"
+    yield "kuberay/base/namespace.yaml", "label", "io/enforce: restricted", "io/enforced: restricted"
+    yield "kuberay/base/network-policies.yaml", "label", "component: serve", "component: server"
+    yield "kuberay/base/network-policies.yaml", "label", "ray.io/node-type: head", "ray.io/node-role: head"
+    yield (
+        "kuberay/base/network-policies.yaml",
+        "label",
+        "kubernetes.io/metadata.name: ingress",
+        "kubernetes.io/name: ingress",
+    )
     yield "kuberay/secrets.example.yaml", "key", "auth_token: CHANGE-ME", "token: CHANGE-ME"
     for kind, there, wrong in (
         ("key", "containerPort: 6379", "containerport: 6379"),
@@ -68,6 +81,7 @@ def of_kuberay() -> Iterator[Mistake]:
         ("variable", "name: RAY_AUTH_MODE,", "name: RAY_AUTHMODE,"),
         ("variable", "name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "name: RAY_GRACEFUL_DRAIN_TIMEOUT_S"),
         ("secret", "key: auth_token", "key: token"),
+        ("label", "        metadata:\n          labels: {app", "        metadata:\n          labels: {apps"),
     ):
         yield "kuberay/serve/rayservice.yaml", kind, there, wrong
         yield "kuberay/embed/rayjob.yaml", kind, there, wrong
@@ -101,17 +115,28 @@ def of_kuberay() -> Iterator[Mistake]:
 
 def of_clusters_and_monitoring() -> Iterator[Mistake]:
     yield "cluster/aws.yaml", "key", "idle_timeout_minutes", "idle_timeout_minute"
+    yield "cluster/aws.yaml", "provider", "availability_zone:", "availability_zones:"
+    yield "cluster/aws.yaml", "provider", "security_group:", "security_groups:"
+    yield "cluster/aws.yaml", "machine", "InstanceType: g6", "Instancetype: g6"
+    yield "cluster/aws.yaml", "machine", "HttpTokens", "HttpToken"
+    yield "cluster/aws.yaml", "machine", "Encrypted: true", "Encrypted: false"
+    yield "cluster/aws.yaml", "machine", "head_node_type: head", "head_node_type: haed"
+    yield "cluster/aws.yaml", "rule", "IpRanges", "IpRange"
+    yield "cluster/aws.yaml", "rule", "203.0.113.0/24", "0.0.0.0/0"
+    yield "cluster/aws.yaml", "variable", "RAY_HEAD_IP", "RAY_HEAD"
     yield "cluster/aws.yaml", "port", "--port=6379", "--port=6380"
     yield "cluster/aws.yaml", "image", f"image: {GPU}", f"image: {GPU}u"
     yield "cluster/aws.yaml", "variable", "RAY_AUTH_MODE=token", "RAY_AUTH=token"
     yield "cluster/aws.yaml", "option", "--dashboard-host", "--dashboard-hosts"
     yield "cluster/onprem.yaml", "key", "rsync_exclude", "rsync_excludes"
+    yield "cluster/onprem.yaml", "provider", "worker_ips", "workers_ips"
     yield "cluster/onprem.yaml", "port", "--metrics-export-port=8080", "--metrics-export-port=8081"
     yield "cluster/onprem.yaml", "variable", "FOREBEAR_VENV", "FOREBEAR_VENVS"
     yield "cluster/onprem.yaml", "variable", "RAY_AUTH_MODE=token", "RAY_AUTH_MODES=token"
     yield "monitoring/kustomization.yaml", "key", "configMapGenerator", "configMapsGenerator"
     yield "monitoring/pod-monitors.yaml", "key", "podMetricsEndpoints", "podMetricEndpoints"
     yield "monitoring/pod-monitors.yaml", "port", "port: serve", "port: server"
+    yield "monitoring/pod-monitors.yaml", "label", "ray.io/node-type: worker", "ray.io/node-type: workers"
     yield "monitoring/pod-monitors.yaml", "path", "/v1/metrics", "/metrics"
     yield "monitoring/alerts.yaml", "key", "expr: sum by", "expression: sum by"
     yield "monitoring/alerts.yaml", "metric", "forebear_requests_total", "forebear_request_total"

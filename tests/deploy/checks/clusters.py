@@ -6,7 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import yaml
+from botocore.model import Shape
+from botocore.validate import ParamValidator
 from jsonschema import Draft7Validator
 
 from checks.commands import command_problems
@@ -25,6 +28,18 @@ COMMANDS = ("initialization_commands", "setup_commands", "head_start_ray_command
 @cache
 def _schema() -> Draft7Validator:
     return Draft7Validator(json.loads((RAY / "autoscaler/ray-schema.json").read_text(encoding="utf-8")))
+
+
+@cache
+def _amazon(operation: str) -> Shape:
+    """What EC2 takes for an operation."""
+    return botocore.session.get_session().get_service_model("ec2").operation_model(operation).input_shape
+
+
+@cache
+def _read_by_ray(provider: str) -> str:
+    files = (RAY / "autoscaler/_private" / provider).glob("*.py")
+    return "".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def cluster_problems(file: Path) -> list[str]:
@@ -50,7 +65,9 @@ def cluster_problems(file: Path) -> list[str]:
         if not waits or float(waits[1]) < DRAIN_SECONDS:
             found.append(f"{where}: {line}: Ray has to wait {DRAIN_SECONDS} s for requests at SIGTERM")
         found += _port_problems(line, where)
-    return found + _opening_problems(config["provider"], where) + _file_problems(config, file)
+    if config.get("head_node_type", "") not in config.get("available_node_types", {"": {}}):
+        found.append(f"{where}: head_node_type {config['head_node_type']} is none of available_node_types")
+    return found + _provider_problems(config, where) + _file_problems(config, file)
 
 
 def _image_problems(docker: dict[str, Any], where: str) -> list[str]:
@@ -75,23 +92,46 @@ def _port_problems(line: str, where: str) -> list[str]:
         given = re.search(rf"{flag}=(\d+)", line)
         if given and int(given[1]) != PORTS[name]:
             found.append(f"{where}: {flag} is {given[1]}, not {PORTS[name]}")
-    head = re.search(r"--address=\$RAY_HEAD_IP:(\d+)", line)
-    if head and int(head[1]) != PORTS["gcs"]:
-        found.append(f"{where}: workers look for the head at port {head[1]}")
+    if "--head" not in line and f"--address=$RAY_HEAD_IP:{PORTS['gcs']} " not in f"{line} ":
+        found.append(f"{where}: {line}: workers do not look for the head at $RAY_HEAD_IP:{PORTS['gcs']}")
     if "--head" in line and "--dashboard-host=127.0.0.1" not in line:
         found.append(f"{where}: the dashboard has to be on loopback")
     return found
 
 
-def _opening_problems(provider: dict[str, Any], where: str) -> list[str]:
-    found = []
-    for rule in provider.get("security_group", {}).get("IpPermissions", []):
-        if rule.get("FromPort") != 22 or rule.get("ToPort") != 22:
-            found.append(
-                f"{where}: the security group opens {rule.get('FromPort')} to {rule.get('ToPort')}, not SSH alone"
-            )
-        if any(one.get("CidrIp") == "0.0.0.0/0" for one in rule.get("IpRanges", [])):
-            found.append(f"{where}: the security group is open to everybody")
+def _provider_problems(config: dict[str, Any], where: str) -> list[str]:
+    """What Ray's schema leaves open: the provider's own settings, and what goes to Amazon as it is."""
+    provider = config.get("provider", {})
+    settings = set(provider) - {"type"}
+    text = _read_by_ray({"aws": "aws"}.get(provider.get("type"), "local"))
+    found = [f"{where}: Ray reads no provider.{name}" for name in sorted(settings) if f'"{name}"' not in text]
+    for name, kind in config.get("available_node_types", {}).items():
+        wanted = {"MinCount": 1, "MaxCount": 1, **kind.get("node_config", {})}
+        found += _refused("RunInstances", wanted, f"{where} {name}")
+        if wanted.get("MetadataOptions", {}).get("HttpTokens") != "required":
+            found.append(f"{where} {name}: the machine's role is to be had without a session's token")
+        disks = [one.get("Ebs", {}) for one in wanted.get("BlockDeviceMappings", [])]
+        if not disks or not all(disk.get("Encrypted") for disk in disks):
+            found.append(f"{where} {name}: its disk is not encrypted")
+    rules = provider.get("security_group", {}).get("IpPermissions", [])
+    if provider.get("type") == "aws" and not rules:
+        found.append(f"{where}: no security group says who may come in")
+    found += _refused("AuthorizeSecurityGroupIngress", {"IpPermissions": rules}, where) if rules else []
+    return found + [problem for rule in rules for problem in _rule_problems(rule, where)]
+
+
+def _refused(operation: str, wanted: dict[str, Any], where: str) -> list[str]:
+    """Why botocore would not send this to EC2."""
+    report = ParamValidator().validate(wanted, _amazon(operation)).generate_report()
+    return [f"{where}: {line}" for line in report.splitlines()]
+
+
+def _rule_problems(rule: dict[str, Any], where: str) -> list[str]:
+    found, who = [], [one.get("CidrIp", "0.0.0.0/0") for one in rule.get("IpRanges", [])]
+    if rule.get("FromPort") != 22 or rule.get("ToPort") != 22 or rule.get("IpProtocol") != "tcp":
+        found.append(f"{where}: the security group opens {rule.get('FromPort')} to {rule.get('ToPort')}, not SSH alone")
+    if not who or "0.0.0.0/0" in who:
+        found.append(f"{where}: the security group is open to everybody")
     return found
 
 

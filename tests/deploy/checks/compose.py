@@ -10,7 +10,7 @@ import compose_spec
 import yaml
 
 from checks.commands import flag_problems
-from checks.facts import DASHBOARD_PORT, IMAGES, REQUEST_SECONDS, ROOT, SERVE_PORT, is_variable
+from checks.facts import DASHBOARD_PORT, IMAGES, REQUEST_SECONDS, ROOT, SERVE_PORT, USER, is_variable
 
 OURS = "/srv/forebear"
 SECONDS = {"s": 1, "m": 60}
@@ -34,7 +34,7 @@ def compose_problems(file: Path) -> list[str]:
             found.append(f"{where}: image {service.get('image')} is none of {sorted(IMAGES)}")
         found += _build_problems(service.get("build", {}), file, where)
         if file.name == "compose.yaml":
-            found += _service_problems(service, file, where)
+            found += _service_problems(service, file, where) + _name_problems(service, set(own["services"]), where)
     return found
 
 
@@ -43,6 +43,14 @@ def _service_problems(service: dict[str, Any], file: Path, where: str) -> list[s
     variables = service.get("environment", {})
     found += [f"{where}: nothing reads the variable {name}" for name in variables if not is_variable(name)]
     return found + _volume_problems(service, file, where) + _command_problems(service, where)
+
+
+def _name_problems(service: dict[str, Any], names: set[str], where: str) -> list[str]:
+    """Services that it waits for and asks are there; folders in memory are the image's user's."""
+    asked = set(re.findall(r"http://(\w+):", " ".join(map(str, service.get("command", [])))))
+    found = [f"{where}: there is no service {name}" for name in (asked | set(service.get("depends_on", {}))) - names]
+    owners = set(re.findall(r"\b[ug]id=(\d+)", " ".join(service.get("tmpfs", []))))
+    return found if owners == {str(USER)} else [*found, f"{where}: tmpfs is of {sorted(owners)}, not of {USER}"]
 
 
 def _command_problems(service: dict[str, Any], where: str) -> list[str]:

@@ -28,12 +28,14 @@ def dockerfile_problems(file: Path) -> list[str]:
     found = [line for line in (linted.stdout + linted.stderr).splitlines() if line.strip()]
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
     base = re.search(r"^ARG PYTHON_IMAGE=(.+)$", text, re.M)
-    if not base or not re.fullmatch(rf"python:{PYTHON}\.\d+-slim-[a-z]+", base[1]):
+    if not base or not re.fullmatch(rf"python:{PYTHON}\.\d+-slim-(bookworm|trixie)", base[1]):
         found.append(f"{file.name}: the base {base and base[1]} is not a slim Python {PYTHON} of a version")
     if {line.split()[1] for line in lines if line.startswith("FROM ")} != {"${PYTHON_IMAGE}"}:
         found.append(f"{file.name}: a stage stands on another base than PYTHON_IMAGE")
     if [line for line in lines if line.startswith("USER ")] != [f"USER {USER}:{USER}"]:
         found.append(f"{file.name}: the image does not run as {USER}")
+    if set(re.findall(r"--[ug]id (\d+)", text)) != {str(USER)}:
+        found.append(f"{file.name}: the image's user and group are not {USER}")
     if [line for line in lines if line.startswith("EXPOSE ")] != [f"EXPOSE {SERVE_PORT}"]:
         found.append(f"{file.name}: the image does not expose {SERVE_PORT}")
     if not re.search(rf"HEALTHCHECK .*http://127\.0\.0\.1:{SERVE_PORT}{HEALTH}'", " ".join(lines)):

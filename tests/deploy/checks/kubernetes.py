@@ -10,7 +10,7 @@ import yaml
 
 from checks import metrics
 from checks.facts import PORTS, is_variable
-from checks.pods import SECRETS, pod_problems
+from checks.pods import COMPONENT, NAME, ROLE, SECRETS, pod_problems
 from checks.ray_resources import SPECS, cluster_of, schema_problems
 from checks.schemas import broken, kubernetes
 from checks.serve_configs import serve_problems
@@ -26,6 +26,19 @@ OPEN = {
     "outward": {53, 5432, 443},
 }
 """Ports that each network policy opens to somebody else than the pods themselves."""
+
+SELECTED: dict[str, dict[str, str]] = {
+    "deny-all": {},
+    "serve-among-themselves": {NAME: "forebear", COMPONENT: "serve"},
+    "embed-among-themselves": {NAME: "forebear", COMPONENT: "embed"},
+    "operator-to-head": {NAME: "forebear", ROLE: "head"},
+    "ingress-to-gateway": {NAME: "forebear", COMPONENT: "serve"},
+    "prometheus-to-metrics": {NAME: "forebear"},
+    "outward": {NAME: "forebear"},
+}
+"""Labels of the pods that each is of."""
+LEVELS = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
+"""Of the namespace; Kubernetes ignores a label that it does not know."""
 
 
 def kubectl() -> str:
@@ -83,17 +96,30 @@ def resource_problems(resource: dict[str, Any]) -> list[str]:
     except FileNotFoundError:
         return [f"{where}: Kubernetes has no {kind} in {resource.get('apiVersion')}"]
     found = broken(schema, resource, where)
-    if kind == "Secret":
-        found.append(f"{where}: a secret is made by hand, and in no kustomization")
-    if kind == "NetworkPolicy" and not found:
-        found += _opening_problems(resource, where)
-    if kind == "ConfigMap" and resource["metadata"]["name"] == SECRETS["AWS_ACCESS_KEY_ID"][0]:
-        found += _variable_problems(resource.get("data", {}), where)
-    return found
+    own = OWN.get(kind)
+    return found if found or own is None else own(resource, where)
 
 
-def _variable_problems(data: dict[str, str], where: str) -> list[str]:
-    return [f"{where}: nothing reads the variable {name}" for name in data if not is_variable(name)]
+def _secret_problems(_: dict[str, Any], where: str) -> list[str]:
+    return [f"{where}: a secret is made by hand, and in no kustomization"]
+
+
+def _namespace_problems(namespace: dict[str, Any], where: str) -> list[str]:
+    labels = namespace["metadata"].get("labels", {})
+    return [] if labels.items() >= LEVELS.items() else [f"{where}: {labels} lack {LEVELS}"]
+
+
+def _claim_problems(claim: dict[str, Any], where: str) -> list[str]:
+    asked = claim["spec"].get("resources", {}).get("requests", {})
+    found = [] if set(asked) == {"storage"} else [f"{where}: asks for {asked}, not for storage"]
+    modes = claim["spec"]["accessModes"]
+    return found if modes == ["ReadWriteMany"] else [*found, f"{where}: {modes} is not for many nodes"]
+
+
+def _variable_problems(values: dict[str, Any], where: str) -> list[str]:
+    if values["metadata"]["name"] != SECRETS["AWS_ACCESS_KEY_ID"][0]:
+        return []
+    return [f"{where}: nothing reads the variable {name}" for name in values.get("data", {}) if not is_variable(name)]
 
 
 def _opening_problems(policy: dict[str, Any], where: str) -> list[str]:
@@ -106,6 +132,32 @@ def _opening_problems(policy: dict[str, Any], where: str) -> list[str]:
     if any(set(peer) != {"podSelector"} for peers in wide for peer in peers):
         found.append(f"{where}: opens every port to others")
     return found
+
+
+def _peer_problems(policy: dict[str, Any], where: str) -> list[str]:
+    """Whose pods a policy is of, and whom it lets through: pods of the same labels, or namespaces by their names."""
+    name, spec = policy["metadata"]["name"], policy["spec"]
+    own, found = spec["podSelector"].get("matchLabels", {}), []
+    if own != SELECTED.get(name):
+        found.append(f"{where}: is of pods with {own}, not {SELECTED.get(name)}")
+    for rule in [*spec.get("ingress", []), *spec.get("egress", [])]:
+        for peer in rule.get("from", rule.get("to", [])):
+            spaces = peer.get("namespaceSelector", {}).get("matchLabels")
+            if spaces is not None and set(spaces) != {"kubernetes.io/metadata.name"}:
+                found.append(f"{where}: namespaces have no label {sorted(spaces)} of Kubernetes' own")
+            if spaces is None and peer.get("podSelector", {}).get("matchLabels", own) != own:
+                found.append(f"{where}: {peer} are not the policy's own pods")
+    return found
+
+
+OWN = {
+    "ConfigMap": _variable_problems,
+    "Namespace": _namespace_problems,
+    "NetworkPolicy": lambda policy, where: _opening_problems(policy, where) + _peer_problems(policy, where),
+    "PersistentVolumeClaim": _claim_problems,
+    "Secret": _secret_problems,
+}
+"""What we ask of kinds of Kubernetes' own, beside their schema."""
 
 
 def _budget_problems(budgets: list[dict[str, Any]], service: dict[str, Any]) -> list[str]:

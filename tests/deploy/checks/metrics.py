@@ -10,6 +10,7 @@ import promql_parser
 from jsonschema import Draft202012Validator
 
 from checks.facts import PORTS, RAY
+from checks.pods import selector_problems
 from checks.schemas import TEXT, TEXTS, broken, many, thing
 from forebear.jobs import events
 from forebear_serve import deployments
@@ -124,6 +125,7 @@ def monitor_problems(resource: dict[str, Any], where: str) -> list[str]:
     for group in resource["spec"].get("groups", []):
         for rule in group["rules"]:
             found += query_problems(rule["expr"], rule["alert"])
+    found += selector_problems(resource["spec"].get("selector", {}).get("matchLabels", {}), where)
     for endpoint in resource["spec"].get("podMetricsEndpoints", []):
         if endpoint["port"] not in PORTS or endpoint["path"] not in PATHS.get(endpoint["port"], set()):
             found.append(f"{where}: nothing answers {endpoint['path']} at the port {endpoint['port']}")

@@ -21,7 +21,19 @@ PROBES = {
     ("worker", "agent"): {AGENT_HEALTH},
     ("worker", "serve"): {SERVE_HEALTH},
 }
+NAME, COMPONENT, ROLE = "app.kubernetes.io/name", "app.kubernetes.io/component", "ray.io/node-type"
+LABELS = {NAME: {"forebear"}, COMPONENT: {"serve", "embed"}, ROLE: {"head", "worker"}}
+"""Of pods, by which policies, budgets and monitors select them; the last one is KubeRay's."""
 BYTES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+def selector_problems(labels: dict[str, str], where: str) -> list[str]:
+    """A selector of labels that no pod has selects nothing, and nobody is told."""
+    return [
+        f"{where}: no pod has the label {name}: {value}"
+        for name, value in labels.items()
+        if value not in LABELS.get(name, set())
+    ]
 
 
 def pod_problems(resource: dict[str, Any], where: str) -> list[str]:
@@ -34,6 +46,11 @@ def pod_problems(resource: dict[str, Any], where: str) -> list[str]:
     groups = [cluster.get("headGroupSpec", {}), *cluster.get("workerGroupSpecs", [])]
     for name, template, group in zip(templates_of(resource), templates_of(resource).values(), groups, strict=True):
         here, pod = f"{where} {name}", template.get("spec", {})
+        work = {"RayService": "serve", "RayJob": "embed"}[resource["kind"]]
+        if template.get("metadata", {}).get("labels") != {NAME: "forebear", COMPONENT: work}:
+            found.append(f"{here}: labels are not those of {work}, by which policies select it")
+        for spread in pod.get("topologySpreadConstraints", []):
+            found += selector_problems(spread.get("labelSelector", {}).get("matchLabels", {}), here)
         found += _rights(pod, here)
         found += flag_problems(["ray", "start", *(f"--{flag}" for flag in group.get("rayStartParams", {}))], here)
         for container in pod.get("containers", []):
