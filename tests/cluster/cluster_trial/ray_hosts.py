@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -28,7 +28,7 @@ SMALL = "--num-cpus 1 --object-store-memory 100000000"
 ASKED = "--dashboard-host=0.0.0.0"
 """And to the head's: the trial asks its dashboard server from outside."""
 PORT, CLIENT_PORT, DASHBOARD_PORT, HTTP_PORT = 6379, 10001, 8265, 8000
-STARTING, DRAINING = 400.0, 300.0
+STARTING, DRAINING = 240.0, 300.0
 """Seconds to wait for a host of Ray to come, and to go."""
 TRIES = 8
 NOT_HERE = re.compile(r"--autoscaling-config=\S+")
@@ -99,9 +99,9 @@ class RayHosts:
         }
 
     def start(self, host: Host) -> None:
-        """Start Ray on a host and wait until the cluster knows it; raises RuntimeError when it ends again and again.
+        """Start Ray on a host and wait until the cluster knows it; raises RuntimeError when it fails again and again.
 
-        What `ray start` gave up, Kubernetes would start again too.
+        What gave up, Kubernetes would start again too: Ray waits 15 s for an agent, and for its dashboard's parts.
         """
         role = "head" if host is self.head else "worker"
         own = f" --node-ip-address={host.address} --temp-dir={self.folder / host.name[-2:]}"
@@ -110,11 +110,12 @@ class RayHosts:
         for _ in range(TRIES):
             with self.log(host.name).open("ab") as log:
                 process = self.started[host.name] = host.popen(["bash", "-c", line], self.environment, log)
-            wait_for(lambda: self.ended(host) or self._joined(host, before), f"Ray on {host.name}")
-            if process.poll() is None:
+            with suppress(TimeoutError):
+                wait_for(lambda: self.ended(host) or self._joined(host, before), f"Ray on {host.name}")
+            if process.poll() is None and self._joined(host, before):
                 return
-            host.kill_all()
-        raise RuntimeError(f"{line} ended {TRIES} times: {self.log(host.name).read_text()[-2000:]}")
+            self._end(host)
+        raise RuntimeError(f"{line} failed {TRIES} times: {self.log(host.name).read_text()[-2000:]}")
 
     def _joined(self, host: Host, before: set[str]) -> bool:
         """Whether the host is there, as a node that was not there before."""
@@ -170,11 +171,15 @@ class RayHosts:
     def stop(self) -> None:
         """End everything, workers first."""
         for host in reversed(self.hosts):
-            process = self.started.get(host.name)
-            if process is not None and process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            host.kill_all()
+            self._end(host)
+
+    def _end(self, host: Host) -> None:
+        """End a host's Ray at once."""
+        process = self.started.get(host.name)
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        host.kill_all()
 
 
 def answers(address: str, port: int) -> bool:
