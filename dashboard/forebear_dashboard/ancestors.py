@@ -1,6 +1,6 @@
 """The training images of an answer as two grids: those that helped the model make the picture, and those against."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -31,6 +31,7 @@ def show_ancestors(answer: Attribution, key: str, width: int = cards.CARD_WIDTH)
     pictures = thumbnails(one.sample_id for one in everyone)
     columns = cards.told_columns([one.groups for one in everyone])
     chosen = []
+    largest = max((abs(one.score) for one in everyone), default=0.0) or 1.0
     for side, (mark, heading, meaning) in SIDES.items():
         influences: Sequence[Influence] = getattr(answer, side)
         st.markdown(f"##### {mark} {heading}: {meaning}")
@@ -39,42 +40,36 @@ def show_ancestors(answer: Attribution, key: str, width: int = cards.CARD_WIDTH)
         with st.grid(min_column_width=width, gap="xsmall"):
             for one in influences:
                 place = f"{key}:{answer.estimator}:{side}:{one.sample_id}"
-                if _card(one, f"{mark}{one.rank}", answer, pictures, columns, place):
-                    chosen.append(Chosen(one, answer))
+                with cards.card(place):
+                    cards.picture(pictures[one.sample_id], one.caption, one.sample_id)
+                    st.html(influence_facts(one, f"{mark}{one.rank}", columns, largest))
+                    if _ticked(one, f"{mark}{one.rank}", answer, place):
+                        chosen.append(Chosen(one, answer))
     return chosen
 
 
-def _card(
-    one: Influence,
-    place: str,
-    answer: Attribution,
-    pictures: Mapping[str, bytes | None],
-    columns: Sequence[str],
-    key: str,
-) -> bool:
-    """One image; returns whether it is ticked."""
-    with st.container(border=True, gap="xxsmall"):
-        cards.picture(pictures[one.sample_id], one.caption, one.sample_id)
-        st.html(influence_facts(one, place, columns))
-        with st.container(
-            horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="xxsmall"
-        ):
-            ticked = st.checkbox(f"Review {place}", key=f"{key}:tick", on_change="ignore")
-            if st.button(f"Inspect {place}", key=f"{key}:inspect", type="tertiary"):
-                cards.inspect(one.sample_id, influence_told(one, answer))
+def _ticked(one: Influence, place: str, answer: Attribution, key: str) -> bool:
+    """What can be done with an image; returns whether it is ticked."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="xxsmall"):
+        ticked = st.checkbox(f"Review {place}", key=f"{key}:tick", on_change="ignore")
+        if st.button("Inspect", key=f"{key}:inspect", type="tertiary"):
+            cards.inspect(one.sample_id, influence_told(one, answer))
     return ticked
 
 
-def influence_facts(one: Influence, place: str, columns: Sequence[str]) -> str:
-    """Rank, score, percentiles, caption and groups as HTML."""
+def influence_facts(one: Influence, place: str, columns: Sequence[str], largest: float) -> str:
+    """Rank, score, percentiles, caption and groups as HTML; the bar is the score beside the `largest` one's size."""
     caption = escaped(one.caption or one.sample_id)
+    groups = cards.group_lines(one.groups, columns, one.caption)
+    size = f"width:{100 * abs(one.score) / largest:.0f}%"
     unusual = ""
     if one.null_percentile is not None:
         unusual = f'<div class="fb-dim">of random queries {one.null_percentile:.1f}</div>'
     return (
-        f'<div class="fb-facts"><div><b>{place}</b> &nbsp;score <b>{score(one.score)}</b></div>'
+        f'<div class="fb-facts"><div class="fb-line"><b>{place}</b> &nbsp;score <b>{score(one.score)}</b></div>'
+        f'<div class="fb-bar fb-thin" aria-hidden="true"><i style="{size}"></i></div>'
         f'<div class="fb-dim">percentile {one.percentile:.1f}</div>{unusual}'
-        f'<div class="fb-line" title="{caption}"><b>{caption}</b></div>{cards.group_lines(one.groups, columns)}</div>'
+        f'<div class="fb-line" title="{caption}"><b>{caption}</b></div>{groups}</div>'
     )
 
 

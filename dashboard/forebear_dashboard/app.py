@@ -72,16 +72,21 @@ def _enter(page: st.Page) -> None:
 
 def _sign_in() -> bool:
     """Whether a token has just been accepted."""
+    with st.container(key="entry"):
+        return _entry()
+
+
+def _entry() -> bool:
     st.title("Forebear")
     st.write("Which training images does a picture descend from? Sign in to ask.")
     message = st.session_state.get(session.MESSAGE)
     if message:
         st.warning(message)
-    with st.form("sign-in", width=480):
+    with st.form("sign-in"):
         secret = st.text_input(
             "Access token", type="password", placeholder="fb_…", autocomplete="current-password", key="sign-in:token"
         )
-        asked = st.form_submit_button("Sign in", type="primary")
+        asked = st.form_submit_button("Sign in", type="primary", width="stretch")
     st.caption(
         "Tokens are made on the server: `forebear token create NAME --run RUN --scope read --scope generate "
         "--scope review`. `forebear serve` prints one when it first starts."

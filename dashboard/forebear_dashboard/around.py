@@ -112,7 +112,7 @@ def _pick() -> None:
     if not page.samples:
         st.info("No training image is like this. Shorten the text.")
     pictures = thumbnails(one.id for one in page.samples)
-    with st.grid(min_column_width=88, gap="xsmall"):
+    with st.grid(min_column_width=76, gap="xsmall"):
         for one in page.samples:
             with st.container(gap="xxsmall"):
                 cards.picture(pictures[one.id], one.caption, one.id)

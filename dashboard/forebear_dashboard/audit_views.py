@@ -8,7 +8,7 @@ import streamlit as st
 
 from forebear_dashboard import cards
 from forebear_dashboard.sending import send, send_button
-from forebear_dashboard.text import counted, escaped, percent, score
+from forebear_dashboard.text import counted, escaped, percent, plain, score
 from forebear_dashboard.thumbnails import thumbnails
 from forebear_serve.audit_schemas import Concentration, Duplicate, GroupAudit, Nearness, OutlierScore
 from forebear_serve.client import Client
@@ -16,8 +16,12 @@ from forebear_serve.review_schemas import ReviewRequest
 from forebear_serve.schemas import SampleInfo
 
 PAGE_SIZE = 24
+GLANCE = 12
+"""Images of a group that is selected."""
 PAIRS = 12
 """On a page: two cards each."""
+FRAME = 32
+"""Pixels that the frame around a pair takes."""
 SCORES = {
     OutlierScore.SELF: ("score on itself", "high for an image that is learnt from itself alone"),
     OutlierScore.SUPPORT: ("support by others", "low for an image that the others do not help to learn"),
@@ -46,7 +50,8 @@ def outliers(client: Client, estimator: str) -> None:
     score = st.radio(
         "Stands out by",
         [one.value for one in SCORES],
-        captions=[f"{name}: {meaning}" for name, meaning in SCORES.values()],
+        format_func=lambda one: SCORES[OutlierScore(one)][0],
+        captions=[meaning for _, meaning in SCORES.values()],
         horizontal=True,
         key="by",
         bind="query-params",
@@ -55,7 +60,7 @@ def outliers(client: Client, estimator: str) -> None:
     page = client.outliers(score, estimator=estimator, after=after, limit=PAGE_SIZE)
     name = SCORES[OutlierScore(score)][0]
     found = [
-        Found(one.sample, f"#{one.rank}: {_number(one.value)}", f"audit: outlier #{one.rank} by {name}")
+        (Found(one.sample, f"#{one.rank}: {_number(one.value)}", f"audit: outlier #{one.rank} by {name}"),)
         for one in page.outliers
     ]
     _list(found, page.total, f"audit:outliers:{score}:{estimator}", PAGE_SIZE)
@@ -70,10 +75,12 @@ def influential(client: Client, estimator: str) -> None:
         "rank high for every picture, and say little about any single one."
     )
     found = [
-        Found(
-            one.sample,
-            f"#{one.rank}, {percent(one.share)} of influence",
-            f"audit: generally influential, #{one.rank} by {page.estimator}",
+        (
+            Found(
+                one.sample,
+                f"#{one.rank}: {percent(one.share)} of all",
+                f"audit: generally influential, #{one.rank} by {page.estimator}",
+            ),
         )
         for one in page.influential
     ]
@@ -82,19 +89,25 @@ def influential(client: Client, estimator: str) -> None:
 
 def duplicates(client: Client, estimator: str) -> None:
     """Pairs that are nearly or wholly the same."""
+    measure, asked = compared_by(estimator)
+    key = f"audit:duplicates:{measure}:{asked}"
+    page = client.duplicates(measure, estimator=asked, after=_turned(key, PAIRS), limit=PAIRS)
+    pairs = [_pair(pair, measure) for pair in page.duplicates]
+    _list(pairs, page.total, key, PAIRS, "pair", "pairs")
+
+
+def compared_by(estimator: str) -> tuple[str, str | None]:
+    """A measure of nearness, and the estimator where it takes one."""
     measure = st.radio(
         "Compared by",
         [one.value for one in MEASURES],
-        captions=[f"{name}: {meaning}" for name, meaning in MEASURES.values()],
+        format_func=lambda one: MEASURES[Nearness(one)][0],
+        captions=[meaning for _, meaning in MEASURES.values()],
         horizontal=True,
         key="measure",
         bind="query-params",
     )
-    asked = estimator if measure == Nearness.GRADIENT.value else None
-    key = f"audit:duplicates:{measure}:{asked}"
-    page = client.duplicates(measure, estimator=asked, after=_turned(key, PAIRS), limit=PAIRS)
-    found = [one for pair in page.duplicates for one in _pair(pair, measure)]
-    _list(found, page.total, key, PAIRS, "pair", "pairs")
+    return measure, estimator if measure == Nearness.GRADIENT.value else None
 
 
 def _pair(pair: Duplicate, measure: str) -> tuple[Found, Found]:
@@ -144,8 +157,11 @@ def groups(client: Client, estimator: str) -> None:
         return
     name = st.selectbox("Group by", list(audited), key="audit:group", width=260)
     values: Sequence[GroupAudit] = audited[name].values
-    st.caption(f"{counted(audited[name].distinct, 'value', 'values')}, the largest first; {len(values)} listed.")
-    rows = [
+    st.caption(
+        f"{counted(audited[name].distinct, 'value', 'values')}, the largest first; {len(values)} listed. Select a row "
+        "to see its images. Among the top 5 %: 5 % is what chance gives."
+    )
+    rows: list[dict[str, Any]] = [
         {
             "value": one.value or "none",
             "images": one.samples,
@@ -158,13 +174,36 @@ def groups(client: Client, estimator: str) -> None:
         for one in values
     ]
     shares = ("share of influence", "of the images", "among the top 5 %")
-    st.dataframe(
+    most = max(row[one] for row in rows for one in shares[:2])
+    event = st.dataframe(
         rows,
         hide_index=True,
-        column_config={one: st.column_config.NumberColumn(one, format="%.1f %%") for one in shares},
+        column_config={
+            one: st.column_config.ProgressColumn(one, format="%.1f %%", min_value=0, max_value=most)
+            for one in shares[:2]
+        }
+        | {shares[2]: st.column_config.NumberColumn(shares[2], format="%.1f %%")},
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"audit:groups:{name}",
+        alt=f"Influence of each {name}",
     )
-    value = st.selectbox("Look at the images of", [one.value for one in values], key="audit:value", width=260)
-    st.page_link("views/images.py", label="Open these images", query_params={"group": name, "value": value or ""})
+    chosen = event.selection.rows
+    _some_of(client, name, values[chosen[0] if chosen else 0])
+
+
+def _some_of(client: Client, column: str, group: GroupAudit) -> None:
+    """The first images of a group, and the way to all of them."""
+    st.subheader(f"{plain(column)}: {plain(group.value or 'none')}")
+    st.page_link(
+        "views/images.py",
+        label=f"Open all {counted(group.samples, 'image', 'images')}",
+        query_params={"group": column, "value": group.value or ""},
+    )
+    few = client.samples(group=column, value=group.value, limit=GLANCE).samples
+    ticked_list(
+        [(Found(one, "", f"audit: {column} {group.value}"),) for one in few], f"audit:of:{column}:{group.value}"
+    )
 
 
 def _turned(key: str, size: int) -> int:
@@ -172,31 +211,53 @@ def _turned(key: str, size: int) -> int:
     return (int(st.session_state.get(f"{key}:page", 1)) - 1) * size
 
 
-def _list(found: Sequence[Found], total: int, key: str, size: int, one: str = "image", many: str = "images") -> None:
-    """Cards with ticks, and what sends the ticked ones to review."""
+def _list(
+    found: Sequence[tuple[Found, ...]], total: int, key: str, size: int, one: str = "image", many: str = "images"
+) -> None:
+    """Cards with ticks, those that belong together in one frame, and what sends the ticked ones to review."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.caption(counted(total, one, many))
         if total > size:
             st.pagination(-(-total // size), key=f"{key}:page")
+    ticked_list(found, key)
+
+
+def ticked_list(found: Sequence[tuple[Found, ...]], key: str) -> None:
+    """Cards in frames, with ticks, and what sends the ticked ones to review."""
     if not found:
         st.info("There is none.")
         return
     place = st.container()
-    pictures = thumbnails(each.sample.id for each in found)
-    columns = cards.told_columns([each.sample.groups for each in found])
+    everyone = [each for together in found for each in together]
+    pictures = thumbnails(each.sample.id for each in everyone)
+    columns = cards.told_columns([each.sample.groups for each in everyone])
     ticked = []
-    with st.grid(min_column_width=cards.CARD_WIDTH, gap="xsmall"):
-        for number, each in enumerate(found):
-            if _card(each, pictures[each.sample.id], columns, f"{key}:{number}:{each.sample.id}"):
+
+    def cards_of(together: tuple[Found, ...], number: int) -> None:
+        for place, each in enumerate(together):
+            if _card(each, pictures[each.sample.id], columns, f"{key}:{number}:{place}:{each.sample.id}"):
                 ticked.append(each)
+
+    most = max(map(len, found))
+    with st.grid(min_column_width=cards.CARD_WIDTH * min(most, 2) + FRAME * (most > 1), gap="xsmall"):
+        for number, together in enumerate(found):
+            if len(together) == 1:
+                cards_of(together, number)
+            else:
+                with (
+                    st.container(border=True, key=f"frame-{key}:{number}"),
+                    st.grid(min_column_width=cards.CARD_WIDTH, gap="xsmall"),
+                ):
+                    cards_of(together, number)
     with place:
         _send(ticked, key)
 
 
 def _card(one: Found, png: bytes | None, columns: Sequence[str], key: str) -> bool:
-    with st.container(border=True, gap="xxsmall"):
+    with cards.card(key):
         cards.picture(png, one.sample.caption, one.sample.id)
-        st.html(f'<div class="fb-facts"><b>{escaped(one.place)}</b></div>')
+        if one.place:
+            st.html(f'<div class="fb-facts"><b>{escaped(one.place)}</b></div>')
         cards.sample_facts(one.sample, columns)
         with st.container(horizontal=True, horizontal_alignment="distribute", gap="xxsmall"):
             ticked = st.checkbox("Review", key=f"{key}:tick", on_change="ignore")
@@ -257,7 +318,7 @@ def _norms(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             {
                 "data": data,
                 "mark": {"type": "line", "point": True},
-                "encoding": {"x": x, "y": y, "color": kind, "strokeDash": kind, "shape": kind},
+                "encoding": {"x": x, "y": y, "color": kind, "strokeDash": {**kind, "legend": None}, "shape": kind},
             },
         ],
     }

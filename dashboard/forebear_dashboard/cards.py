@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from forebear_dashboard import scopes, session
 from forebear_dashboard.text import escaped, plain
@@ -13,14 +14,20 @@ from forebear_serve.schemas import SampleInfo
 GROUPS_SHOWN = 3
 LICENCE = ("licence", "license")
 """Columns that are always shown."""
-CARD_WIDTH = 160
-NARROW_WIDTH = 138
-"""Pixels of the narrowest card: two of them lie side by side on a telephone, and in half a page."""
+CARD_WIDTH = 138
+"""Pixels of the narrowest card: two of them lie side by side on a telephone, four beside a picture, six on a page."""
+NARROW_WIDTH = 124
+"""The same in half of the place beside a picture."""
 INSPECTED_SIDE = 512
 
 
 def alt_text(caption: str, sample_id: str) -> str:
     return f"Training image: {caption or sample_id}"
+
+
+def card(key: str) -> DeltaGenerator:
+    """The frame of one image."""
+    return st.container(border=True, gap="xxsmall", key=f"card-{key}")
 
 
 def picture(png: bytes | None, caption: str, sample_id: str) -> None:
@@ -31,9 +38,10 @@ def picture(png: bytes | None, caption: str, sample_id: str) -> None:
         st.image(png, width="stretch", output_format="PNG", alt=alt_text(caption, sample_id))
 
 
-def group_lines(groups: Mapping[str, str], columns: Sequence[str]) -> str:
-    """The first groups of a sample as HTML, a line each."""
-    shown = [(name, groups[name]) for name in columns if groups.get(name)][:GROUPS_SHOWN]
+def group_lines(groups: Mapping[str, str], columns: Sequence[str], caption: str = "") -> str:
+    """The first groups of a sample as HTML, a line each; those that only say the caption again are left out."""
+    told = [(name, groups[name]) for name in columns if groups.get(name) and groups[name] != caption]
+    shown = told[:GROUPS_SHOWN]
     return "".join(
         f'<div class="fb-line fb-dim" title="{escaped(name)}: {escaped(value)}">{escaped(name)}: {escaped(value)}</div>'
         for name, value in shown
@@ -55,7 +63,7 @@ def sample_facts(sample: SampleInfo, columns: Sequence[str]) -> None:
     caption = escaped(sample.caption or sample.id)
     st.html(
         f'<div class="fb-facts"><div class="fb-line" title="{caption}"><b>{caption}</b></div>'
-        f"{group_lines(sample.groups, columns)}</div>"
+        f"{group_lines(sample.groups, columns, sample.caption)}</div>"
     )
 
 
@@ -71,7 +79,7 @@ def inspect(sample_id: str, told: Mapping[str, str] | None = None) -> None:
             picture(thumbnails([sample_id], INSPECTED_SIDE)[sample_id], sample.caption, sample_id)
         with facts:
             st.markdown(f"**{plain(sample.caption or 'no caption')}**")
-            rows = {**(told or {}), "id": sample.id, **{f"group {name}": one for name, one in sample.groups.items()}}
+            rows = {**(told or {}), "id": sample.id, **sample.groups}
             if sample.label is not None:
                 rows["label"] = str(sample.label)
             lines = "".join(
@@ -79,7 +87,7 @@ def inspect(sample_id: str, told: Mapping[str, str] | None = None) -> None:
                 for name, value in rows.items()
                 if value
             )
-            st.html(f'<table class="fb-groups"><tbody>{lines}</tbody></table>')
+            st.html(f'<table class="fb-groups fb-told"><tbody>{lines}</tbody></table>')
         why = scopes.reason(Scope.GENERATE)
         if st.button("Trace this image", key="inspect:trace", disabled=why is not None, help=why):
             st.switch_page("views/trace.py", query_params={"sample": sample_id})

@@ -34,10 +34,11 @@ def group_table(name: str, totals: Sequence[GroupTotal], *, tested: bool) -> str
     left = f"; {more:,} more below these" if more > 0 else ""
     p = '<th scope="col" class="fb-number">p</th>' if tested else ""
     return (
-        f'<table class="fb-groups"><caption>{escaped(name)}: highest total influence first{left}</caption>'
+        '<div class="fb-scroll"><table class="fb-groups">'
+        f"<caption>{escaped(name)}: highest total influence first{left}</caption>"
         '<thead><tr><th scope="col">group</th><th scope="col">share of influence, | expected</th>'
         '<th scope="col" class="fb-number">share</th><th scope="col" class="fb-number">expected</th>'
-        f'<th scope="col" class="fb-number">ratio</th>{p}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<th scope="col" class="fb-number">ratio</th>{p}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 

@@ -97,11 +97,13 @@ def review_table(reviews: Sequence[ReviewInfo], key: str) -> list[ReviewInfo]:
         row_height=48,
         column_config={
             "picture": st.column_config.ImageColumn("picture", width="small"),
+            "score": st.column_config.NumberColumn("score", format="%+.4g"),
             "changed": st.column_config.DatetimeColumn("changed", format="YYYY-MM-DD HH:mm"),
         },
         on_select="rerun",
         selection_mode="multi-row",
         key=key,
+        alt="The reviews of this page",
     )
     return [reviews[row] for row in event.selection.rows if row < len(reviews)]
 

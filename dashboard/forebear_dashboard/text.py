@@ -24,7 +24,10 @@ def percent(part: float) -> str:
 
 def score(value: float) -> str:
     """With its sign and three digits, and no power of ten where it can be read without."""
-    return f"{value:+,.0f}" if 999.5 <= abs(value) < 1e7 else f"{value:+.3g}"
+    if 999.5 <= abs(value) < 1e7:
+        return f"{value:+,.0f}"
+    number, _, power = f"{value:+.3g}".partition("e")
+    return f"{number}e{int(power)}" if power else number
 
 
 def seconds(value: float) -> str:

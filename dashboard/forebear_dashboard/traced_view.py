@@ -1,18 +1,19 @@
 """A traced picture on a page: the picture and how to ask further on the left, ancestors and groups on the right."""
 
+import base64
 import json
 from collections.abc import Sequence
 
 import streamlit as st
 
-from forebear.attribution import Attribution, Memorisation
+from forebear.attribution import Attribution, Memorisation, NearestImage
 from forebear_dashboard import answers, cards, region, session
 from forebear_dashboard.ancestors import Chosen, show_ancestors
 from forebear_dashboard.answers import Answer
 from forebear_dashboard.condition_view import condition_of, show_condition, show_sides
 from forebear_dashboard.group_bars import show_groups
 from forebear_dashboard.sending import send_form
-from forebear_dashboard.text import plain, seconds
+from forebear_dashboard.text import escaped, plain, seconds
 from forebear_dashboard.thumbnails import thumbnails
 from forebear_dashboard.told import errors_told
 
@@ -27,11 +28,11 @@ def show_answer(page: str) -> None:
     left, right = st.columns([1, 2.4], gap="medium")
     part = answers.kept(page, part=True)
     shown = part or whole
-    with left:
+    with left, st.container(key="traced-picture"):
         _picture(shown)
         if part is None:
             show_condition(whole)
-        with st.expander("Ask about a part of it", expanded=part is not None):
+        with st.expander("Ask about a part, or noise levels", expanded=part is not None):
             asked = region.part_form(page, whole.subject)
         if asked is not None:
             with st.spinner("Tracing the part"):
@@ -62,14 +63,21 @@ def _copies(found: Memorisation) -> None:
     with st.expander("Nearest training images"):
         pictures = thumbnails(one.sample_id for one in found.nearest)
         for one in found.nearest:
-            shown, told = st.columns([1, 3], wrap=False)
-            with shown:
-                cards.picture(pictures[one.sample_id], one.caption, one.sample_id)
-            with told:
-                flag = "near copy" if one.near_copy else "not near enough"
-                st.markdown(f"**{plain(one.caption or one.sample_id)}**: {flag}")
-                limit = "" if one.threshold is None else f", a near copy from {one.threshold:.3g}"
-                st.caption(f"{plain(one.description)}: {one.value:.3g}{limit}")
+            st.html(nearest_facts(one, pictures[one.sample_id]))
+
+
+def nearest_facts(one: NearestImage, png: bytes | None) -> str:
+    """HTML: the image that is nearest by one measure, how near, and from where on it would be a near copy."""
+    shown = ""
+    if png is not None:
+        alt = escaped(cards.alt_text(one.caption, one.sample_id))
+        shown = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{alt}">'
+    limit = "" if one.threshold is None else f", a near copy from {one.threshold:.3g}"
+    flag = "near copy" if one.near_copy else "not near enough"
+    return (
+        f'<div class="fb-near">{shown}<div><b>{escaped(one.caption or one.sample_id)}</b>: {flag}<br>'
+        f'<span class="fb-dim">{escaped(one.description)}: {one.value:.3g}{limit}</span></div></div>'
+    )
 
 
 def _timings(answer: Answer) -> str:

@@ -29,16 +29,16 @@ def judge(reviews: Sequence[ReviewInfo]) -> None:
     told = st.session_state.pop(TOLD, None)
     if told:
         st.success(told, icon="✔️")
-    pictures, facts = st.columns([1, 1.6], gap="medium")
+    st.markdown(f"##### Review {place + 1} of {len(reviews)}: {verdict_name(review.verdict)}")
+    pictures, facts = st.columns([1, 1.2], gap="medium")
     with pictures:
         _pictures(review)
     with facts:
-        st.markdown(f"##### Review {place + 1} of {len(reviews)}: {verdict_name(review.verdict)}")
-        _facts(review)
         st.text_input(
             "Note", review.note, key=f"review:note:{review.id}:{review.version}", max_chars=4_000, on_change="ignore"
         )
         _verdict_buttons(review, place, len(reviews))
+        _facts(review)
         with st.expander("History"):
             _history(review)
 
@@ -84,31 +84,37 @@ def undo_button() -> None:
 
 
 def _pictures(review: ReviewInfo) -> None:
-    png = thumbnails([review.sample_id], SHOWN_SIDE)[review.sample_id]
-    cards.picture(png, "", review.sample_id)
-    st.caption(f"Training image {plain(review.sample_id)}")
-    if not review.picture_id:
-        return
-    made = made_pictures([review.picture_id])[review.picture_id]
+    """The training image, beside the picture that it was found for."""
+    found, made = st.columns(2, gap="small", wrap=False)
+    with found, cards.card("review:sample"):
+        png = thumbnails([review.sample_id], SHOWN_SIDE)[review.sample_id]
+        cards.picture(png, "", review.sample_id)
+        st.caption(f"Training image {plain(review.sample_id)}")
+        if st.button("Inspect", key="review:inspect", type="tertiary"):
+            cards.inspect(review.sample_id)
+    if review.picture_id:
+        with made, cards.card("review:picture"):
+            _made(review.picture_id)
+
+
+def _made(picture_id: str) -> None:
+    made = made_pictures([picture_id])[picture_id]
     if made is None:
         st.caption("The picture that it was found for is not kept any more.")
-    else:
-        st.image(
-            enlarged(made, side=SHOWN_SIDE),
-            width=SHOWN_SIDE // 2,
-            output_format="PNG",
-            alt="The picture that it was found for",
-        )
-        st.page_link(
-            "views/generate.py", label="The picture that it was found for", query_params={"picture": review.picture_id}
-        )
+        return
+    st.image(
+        enlarged(made, side=SHOWN_SIDE), width="stretch", output_format="PNG", alt="The picture that it was found for"
+    )
+    st.caption("The picture that it was found for")
+    st.page_link("views/generate.py", label="Its ancestors", query_params={"picture": picture_id})
 
 
 def _facts(review: ReviewInfo) -> None:
     found = review.attribution
-    facts = {name: plain(value) for name, value in review.groups.items()}
+    facts: dict[str, str] = {}
     if found is not None:
         facts |= {"score": f"{score(found.score)} by {plain(found.estimator)}", "rank": str(found.rank)}
+    facts |= {name: plain(review.groups[name]) for name in cards.told_columns([review.groups])}
     facts |= {
         "sent by": f"{plain(review.creator)}, {review.created:%Y-%m-%d %H:%M} UTC",
         "changed by": f"{plain(review.reviewer)}, {review.changed:%Y-%m-%d %H:%M} UTC" if review.reviewer else "nobody",

@@ -38,7 +38,7 @@ assert _spec.loader is not None
 _served = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_served)
 served_run, settings, api, secrets = _served.served_run, _served.settings, _served.api, _served.secrets
-make_core = _served.make_core
+make_core, start_server, forebear_command = _served.make_core, _served.start_server, _served.forebear_command
 
 
 def free_port() -> int:
@@ -142,7 +142,7 @@ def press() -> Callable[[AppTest, str], AppTest]:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DRAWN = "document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'"
-SECONDS = 240
+SECONDS = 120
 """That a browser waits: a busy machine is slow, and is no failure."""
 PICTURES = TESTS.parent / "build/dashboard"
 """Where the browser's tests leave pictures of the pages and what they measured; git does not see it."""
@@ -221,6 +221,30 @@ def drawn() -> Callable[[Any], None]:
         page.wait_for_function(DRAWN)
 
     return wait
+
+
+HERE = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")
+SEARCHED = ("/_stcore/health", "/_stcore/host-config")
+"""Below a page's own address, Streamlit's script looks for its server, and a browser calls the 404 an error."""
+
+
+@pytest.fixture(scope="session")
+def watched() -> Callable[[Any], list[str]]:
+    """`wrong = watched(page)`: whatever the page asks of others, and every error in its console, from now on."""
+
+    def watch(page: Any) -> list[str]:
+        wrong = list[str]()
+
+        def told(message: Any) -> None:
+            if message.type == "error" and not message.location.get("url", "").endswith(SEARCHED):
+                wrong.append(f"console: {message.text} {message.location}")
+
+        page.on("request", lambda one: wrong.append(f"asked: {one.url}") if not one.url.startswith(HERE) else None)
+        page.on("console", told)
+        page.on("pageerror", lambda error: wrong.append(f"raised: {error}"))
+        return wrong
+
+    return watch
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ PAGES = (
     "audit",
     "audit?look=outliers",
     "audit?look=near+duplicates",
+    "audit?look=families",
     "audit?look=groups",
     "review?state=any",
     "health",
@@ -42,6 +43,7 @@ def test_nothing_serious_on_any_page(
     ).AXE_SCRIPT
     found = list[str]()
     entry = browser.new_context(color_scheme=scheme).new_page()
+    entry.set_default_timeout(120_000)
     entry.goto(dashboard.address)
     entry.get_by_role("button", name="Sign in").wait_for()
     found += findings(entry, axe, "sign in")
@@ -51,14 +53,14 @@ def test_nothing_serious_on_any_page(
     page.get_by_text("Proponents").first.wait_for()
     drawn(page)
     found += findings(page, axe, "generate, with a picture")
-    page.get_by_text("Ask about a part of it").click()
+    page.get_by_text("Ask about a part, or noise levels").click()
     page.get_by_text("Nearest training images").click()
     page.get_by_role("tab", name="Groups").click()
     drawn(page)
     found += findings(page, axe, "generate, opened")
     page.locator("label").filter(has_text="Review ▲1").first.wait_for(state="attached")
     page.get_by_role("tab", name="Ancestors").click()
-    page.get_by_role("button", name="Inspect ▲1").first.click()
+    page.get_by_role("button", name="Inspect").first.click()
     page.get_by_role("dialog").wait_for()
     drawn(page)
     found += findings(page, axe, "an image inspected")

@@ -1,12 +1,14 @@
 """Every page against the real services: empty, full, refused, unreachable."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from forebear_serve.client import Client
+from forebear.images import to_png
+from forebear_serve.client import Client, RefusedError
 from forebear_serve.review_schemas import ReviewChange, ReviewRequest
 
 Open = Callable[..., AppTest]
@@ -168,6 +170,22 @@ def test_estimators_stand_side_by_side(open_page: Open, asker: Client) -> None:
     assert headings == ["#### pixel", "#### retrac"] * 2  # above the ancestors, and above the groups
 
 
+def test_uploaded_picture_is_traced(open_page: Open, asker: Client) -> None:
+    page = open_page("trace", shown="3", estimators="pixel")
+    button(page, "Trace it").click().run()
+    assert "Choose a picture first" in page.warning[0].value
+    sample = asker.samples(limit=1).samples[0]
+    picture = to_png(asker.sample_image(sample.id, 8))
+    page.file_uploader(key="trace:file").set_value(("mine.png", picture, "image/png"))
+    button(page, "Trace it").click().run()
+    assert f'title="{sample.caption}"' in facts(page)[0]
+    assert "picture" in page.query_params  # the link traces it again
+    assert any("near copy" in one.value.lower() for one in [*page.success, *page.warning])
+    page.file_uploader(key="trace:file").set_value(("no.png", b"no picture", "image/png"))
+    button(page, "Trace it").click().run()
+    assert page.error
+
+
 def test_search_for_training_images(open_page: Open, words: Words) -> None:
     page = open_page("images", text="digit t")
     assert "digit two" in words(page)
@@ -184,7 +202,29 @@ def test_health_names_every_part(open_page: Open, words: Words) -> None:
     assert "lacks the scope admin" in words(open_page("health", scope="read"))
 
 
+def test_health_tells_errors_and_failed_jobs(open_page: Open, asker: Client, settings: Any, words: Words) -> None:
+    with pytest.raises(RefusedError):
+        asker.sample("no such image")
+    job = asker.start_job("index")
+    folder = settings.run / "jobs" / job.id
+    while asker.job(job.id).state == "running":
+        time.sleep(0.1)
+    (folder / "log").write_text("error: the disk is full; make room\n")
+    (folder / "exit").write_text("1\n")
+    page = open_page("health")
+    assert "something that is not there" in set(page.dataframe[1].value["somebody asked for"])
+    assert "failed" in page.warning[0].value
+    assert "make room" in next(one.value for one in page.code)
+    (folder / "exit").write_text("0\n")
+    assert not open_page("health").warning
+
+
 def test_review_from_tick_to_deny_list(traced_page: AppTest, open_page: Open, asker: Client, words: Words) -> None:
+    before = [
+        ReviewChange(id=one.id, version=one.version, verdict="keep") for one in asker.reviews(state="open").reviews
+    ]
+    if before:  # other tests' own
+        asker.change_reviews(before)
     button(traced_page, "Send ticked images to review").click().run()
     assert "first" in traced_page.warning[0].value
     first, second = [one for one in traced_page.checkbox if one.label.startswith("Review ▲")][:2]
@@ -210,7 +250,9 @@ def test_review_from_tick_to_deny_list(traced_page: AppTest, open_page: Open, as
     button(page, "Judge 2 reviews").click().run()
     assert len(asker.reviews(state="open").reviews) == 2  # only asked so far
     button(page, "Yes, licence issue").click().run()
-    assert {one.verdict for one in asker.reviews(state="decided").reviews} == {"licence-issue"}
+    assert {asker.review(one.id).verdict for one in waiting} == {"licence-issue"}
+    history = open_page("review", state="decided").dataframe[0].value
+    assert "licence-issue" in history["to"].iloc[-1]
     assert "Nothing waits for a verdict" in words(open_page("review"))
 
 
@@ -243,11 +285,26 @@ def test_reader_may_not_judge(open_page: Open, asker: Client) -> None:
         ("outliers", "#1: "),
         ("generally influential", "stood for queries"),
         ("near duplicates", "pair 1: "),
+        ("families", "from the "),
         ("groups", "the largest first"),
     ],
 )
 def test_audit_of_the_data_set(open_page: Open, look: str, sentence: str, words: Words) -> None:
     assert sentence in words(open_page("audit", look=look))
+
+
+def test_groups_lead_to_their_images(open_page: Open, words: Words) -> None:
+    page = open_page("audit", look="groups")
+    assert "Open all" in "".join(one.proto.label for one in page.get("page_link"))
+    assert len([one for one in page.checkbox if one.label == "Review"]) >= 2  # some of the first group's images
+
+
+def test_families_are_sent_to_review_together(open_page: Open, asker: Client) -> None:
+    page = open_page("audit", look="families", pairs="12")
+    for one in [one for one in page.checkbox if one.label == "Review"][:2]:
+        one.check()
+    button(page, "Send ticked images to review").click().run()
+    assert any(one.note.startswith("audit: family of ") for one in asker.reviews().reviews)
 
 
 def test_audit_sends_to_review(open_page: Open, asker: Client) -> None:

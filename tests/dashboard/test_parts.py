@@ -2,21 +2,30 @@
 
 import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forebear_dashboard.activity import error_words, job_part, metrics, read_activity
+from forebear_dashboard.families import joined_families, others
 from forebear_dashboard.group_bars import group_table
 from forebear_dashboard.report import review_report
 from forebear_dashboard.session import KeptSessions
-from forebear_dashboard.text import escaped, percent, plain
+from forebear_dashboard.text import escaped, percent, plain, score
 from forebear_dashboard.thumbnails import Thumbnails
+from forebear_dashboard.traced_view import nearest_facts
 from forebear_dashboard.verb import dashboard, streamlit_arguments
-from forebear_serve.client import Client
+from forebear_serve.audit_schemas import Duplicate
+from forebear_serve.client import Client, RefusedError
+from forebear_serve.job_schemas import JobInfo, JobState
 from forebear_serve.review_schemas import ReviewRequest
+from forebear_serve.schemas import SampleInfo
 
 
 @pytest.fixture
@@ -39,6 +48,11 @@ def test_html_of_others_is_text() -> None:
 
 def test_percents_keep_a_decimal_where_it_matters() -> None:
     assert [percent(one) for one in (0.0312, 0.5, 1.0)] == ["3.1 %", "50 %", "100 %"]
+
+
+def test_scores_are_short() -> None:
+    told = [score(one) for one in (1016.7, -0.0312, 4.374e-6, -1.2e9)]
+    assert told == ["+1,017", "-0.0312", "+4.37e-6", "-1.2e9"]
 
 
 def test_sessions_are_found_by_their_key_alone() -> None:
@@ -99,6 +113,17 @@ def test_streamlit_is_told_to_stay_at_home() -> None:
     assert pairs["--server.headless"] == "true"
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(("wish", "opened"), [("", True), ("BROWSER=no", False)])
+def test_demo_opens_the_pages_unless_told_not_to(wish: str, opened: bool) -> None:
+    command = ["make", "--dry-run", "demo", *wish.split()]
+    told = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout
+    assert "forebear serve --run runs/demo --dashboard" in told
+    assert ("--no-browser" not in told) == opened
+    headless = streamlit_arguments("127.0.0.1", 8501, browser=opened)
+    assert headless[headless.index("--server.headless") + 1] == str(not opened).lower()
+
+
 def test_command_refuses_what_is_no_address() -> None:
     found = CliRunner().invoke(dashboard, ["--address", "localhost:8000"])
     assert found.exit_code != 0
@@ -113,3 +138,63 @@ def test_token_is_left_aside_where_others_reach_the_pages(monkeypatch: pytest.Mo
     found = CliRunner().invoke(dashboard, ["--host", "0.0.0.0"])
     assert "FOREBEAR_TOKEN is left aside" in found.output
     assert "FOREBEAR_TOKEN" not in os.environ
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda one: one[0] != one[1]), max_size=20))
+def test_families_are_what_pairs_join(pairs: list[tuple[int, int]]) -> None:
+    images = [SampleInfo(id=str(row), row=row, caption="", groups={}) for row in range(13)]
+    told = [
+        Duplicate(rank=rank, value=0.0, same=False, first=images[first], second=images[second])
+        for rank, (first, second) in enumerate(pairs, 1)
+    ]
+    found = [{int(one.id) for one in family} for family in joined_families(told)]
+    assert sorted(row for family in found for row in family) == sorted({row for pair in pairs for row in pair})
+    assert all(sum({first, second} <= family for family in found) == 1 for first, second in pairs)
+    # As few links as can be: no family falls apart when only its own pairs are walked.
+    for family in found:
+        reached, grows = {min(family)}, True
+        while grows:
+            more = {row for pair in pairs if reached & set(pair) for row in pair}
+            grows, reached = not more <= reached, reached | more
+        assert reached == family
+    assert [len(family) for family in found] == sorted(map(len, found), reverse=True)
+
+
+def test_rest_of_a_family_is_named_shortly() -> None:
+    images = [SampleInfo(id=str(row), row=row, caption="", groups={}) for row in range(6)]
+    assert others(images[:2], images[0]) == "1"
+    assert others(images, images[5]) == "0, 1, 2 and 2 more"
+
+
+def test_nearest_image_is_told_whole(asker: Client, html_page: type) -> None:
+    sample = asker.samples(limit=1).samples[0]
+    memorisation = asker.attribute(sample, top_k=3).attributions[0].memorisation
+    assert memorisation is not None
+    page = html_page(nearest_facts(memorisation.nearest[0], b"png"))
+    assert page.all("img")[0]["alt"]
+    assert "near copy" in nearest_facts(memorisation.nearest[0], None)
+
+
+def test_activity_is_the_servers_own_count(asker: Client) -> None:
+    before = read_activity(metrics(asker))
+    with pytest.raises(RefusedError):
+        asker.sample("no such image")
+    asker.attribute(asker.samples(limit=1).samples[0], top_k=3)
+    after = read_activity(metrics(asker))
+    assert after.answered >= before.answered + 3
+    assert after.errors[404] == before.errors[404] + 1
+    assert after.active >= 1  # the question itself
+    assert after.seconds["score"] > 0
+    assert read_activity("") == read_activity("# HELP nothing\n")
+
+
+def test_every_error_says_what_to_do() -> None:
+    assert all(all(error_words(status)) for status in (401, 403, 404, 409, 413, 422, 429, 500, 503, 418))
+
+
+def test_part_of_a_job_that_is_done() -> None:
+    told = {"id": "20260101T000000-00000000", "kind": "embed", "options": {}, "actor": "a", "exit_status": None}
+    told |= {"started": "2026-01-01T00:00:00Z", "state": "running"}
+    assert job_part(JobInfo(**told, progress={"done": 3, "total": 12})) == 0.25
+    assert job_part(JobInfo(**told, progress={"stage": "scan"})) is None
+    assert job_part(JobInfo(**told, progress=None).model_copy(update={"state": JobState.SUCCEEDED})) == 1.0

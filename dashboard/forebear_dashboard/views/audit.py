@@ -3,12 +3,14 @@
 import streamlit as st
 
 from forebear_dashboard import asking, audit_views, session
+from forebear_dashboard.families import families
 
 SECTIONS = {
     "overview": audit_views.overview,
     "outliers": audit_views.outliers,
     "generally influential": audit_views.influential,
     "near duplicates": audit_views.duplicates,
+    "families": families,
     "groups": audit_views.groups,
 }
 
@@ -22,15 +24,17 @@ def main() -> None:
         st.info("The run has no index of an estimator yet: `forebear index` builds one.")
         return
     default = next((one.name for one in known if one.default), known[0].name)
-    section = st.segmented_control(
-        "Look at",
-        list(SECTIONS),
-        default="overview",
-        required=True,
-        key="look",
-        bind="query-params",
-    )
-    estimator = audit_views.shown_estimator([one.name for one in known], default)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        section = st.segmented_control(
+            "Look at",
+            list(SECTIONS),
+            default="overview",
+            required=True,
+            key="look",
+            bind="query-params",
+            width="content",
+        )
+        estimator = audit_views.shown_estimator([one.name for one in known], default)
     with st.spinner("Asking the server; the first time it measures the whole data set"):
         SECTIONS[section or "overview"](client, estimator)
 

@@ -8,10 +8,11 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from forebear_dashboard import answers, asking, scopes, session
+from forebear_dashboard import answers, asking, cards, scopes, session
 from forebear_dashboard.answers import Answer, Question, Subject
 from forebear_dashboard.around import around_panel, cow_options, starts_from_image
 from forebear_dashboard.text import plain
+from forebear_dashboard.thumbnails import thumbnails
 from forebear_dashboard.traced_view import show_answer
 from forebear_serve.client import Client
 from forebear_serve.database import Scope
@@ -19,7 +20,7 @@ from forebear_serve.schemas import AttributeOptions, GeneratorInfo, Picture, Pic
 
 PAGE = "generate"
 PREVIEW_SIDE = 256
-EXAMPLES = 4
+EXAMPLES = 6
 KEPT_SECONDS = 300.0
 
 
@@ -156,21 +157,32 @@ def _empty(client: Client, conditioning: str) -> None:
     )
     if conditioning != "text":
         return
-    captions = _captions(client, session.asked_as())
-    if captions:
-        st.caption("Words of the training captions work best, such as:")
-        with st.container(horizontal=True):
-            for number, caption in enumerate(captions):
-                st.button(plain(caption), key=f"generate:example:{number}", on_click=_take, args=(caption,))
+    examples = _examples(client, session.asked_as())
+    if not examples:
+        return
+    st.caption("Words of the training captions work best, such as those of these training images:")
+    pictures = thumbnails(sample_id for sample_id, _ in examples)
+    with st.grid(min_column_width=cards.CARD_WIDTH, gap="xsmall"):
+        for sample_id, caption in examples:
+            with cards.card(f"generate:example:{sample_id}"):
+                cards.picture(pictures[sample_id], caption, sample_id)
+                st.button(
+                    plain(caption),
+                    key=f"generate:example:{sample_id}",
+                    type="tertiary",
+                    wrap=False,
+                    on_click=_take,
+                    args=(caption,),
+                )
 
 
 @st.cache_data(ttl=KEPT_SECONDS, max_entries=32, show_spinner=False)
-def _captions(_client: Client, asked_as: str) -> tuple[str, ...]:  # noqa: ARG001 - a key of the cache
-    """Of training images from all over the data set: those that lie side by side are often alike."""
+def _examples(_client: Client, asked_as: str) -> tuple[tuple[str, str], ...]:  # noqa: ARG001 - a key of the cache
+    """Ids and captions from all over the data set: images that lie side by side are often alike."""
     total = _client.samples(limit=1).total
-    places = [total * (2 * number + 1) // (2 * EXAMPLES) for number in range(EXAMPLES)]
+    places = sorted({total * (2 * number + 1) // (2 * EXAMPLES) for number in range(EXAMPLES)})
     found = [_client.samples(after=place - 1, limit=1).samples for place in places]
-    return tuple(dict.fromkeys(one.caption for some in found for one in some if one.caption))
+    return tuple((one.id, one.caption) for some in found for one in some if one.caption)
 
 
 def _take(caption: str) -> None:

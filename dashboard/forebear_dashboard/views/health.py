@@ -3,13 +3,24 @@
 import streamlit as st
 
 from forebear_dashboard import asking, scopes, session
-from forebear_dashboard.text import plain
+from forebear_dashboard.activity import Activity, error_words, job_part, metrics, read_activity, stage_words
+from forebear_dashboard.text import plain, seconds
 from forebear_dashboard.told import errors_told
 from forebear_serve.database import Scope
+from forebear_serve.job_schemas import JobState
 from forebear_serve.schemas import Health, IndexInfo
 
 EVERY = 10.0
 """Seconds between looks at the health."""
+LOG_LINES = 8
+PARTS = {"ok": "✔ ok", "busy": "⏳ busy: it has not answered yet"}
+JOBS = {
+    JobState.RUNNING: "▶",
+    JobState.SUCCEEDED: "✔",
+    JobState.FAILED: "✗",
+    JobState.CANCELLED: "■",
+    JobState.INTERRUPTED: "⏸",
+}
 STATES = {
     "ok": ("✔️", "All parts answer."),
     "starting": ("⏳", "Some parts are starting."),
@@ -22,22 +33,50 @@ def main() -> None:
     st.title("Runs and health")
     st.caption("What answers rest on, and whether every part of the service works.")
     _health()
+    _jobs()
     index = client.index()
     _index(index)
     _indexes(index)
     _generators()
-    _jobs()
 
 
 @st.fragment(run_every=EVERY)
 def _health() -> None:
     with errors_told():
-        found: Health = session.client().health()
+        client = session.client()
+        found: Health = client.health()
         icon, words = STATES[found.status]
         st.subheader("Health")
         st.markdown(f"{icon} **{found.status}**. {words} Looked at every {EVERY:.0f} s.")
-        rows = [{"part": name, "state": state} for name, state in found.parts.items()]
-        st.dataframe(rows, hide_index=True, width="stretch")
+        parts, doing = st.columns([1, 1.4], gap="medium")
+        with parts:
+            rows = [{"part": name, "state": PARTS.get(state, f"✗ {state}")} for name, state in found.parts.items()]
+            st.dataframe(rows, hide_index=True, width="stretch", alt="Parts of the service, and whether they answer")
+        with doing:
+            _activity(read_activity(metrics(client)))
+
+
+def _activity(found: Activity) -> None:
+    """What it does, and what went wrong, since its start."""
+    with st.grid(min_column_width=120):
+        st.metric("Being answered now", found.active)
+        st.metric("Answered", f"{found.answered:,}")
+        for stage in ("generate", "embed", "score"):
+            if stage in found.seconds:
+                st.metric(f"Mean of {stage_words(stage)}", seconds(found.seconds[stage]))
+    st.markdown("**Errors since the start**")
+    if not found.errors:
+        st.caption("None.")
+        return
+    rows = [
+        {
+            "times": count,
+            "somebody asked for": error_words(status)[0],
+            "what to do": error_words(status)[1].replace("`", ""),
+        }
+        for status, count in found.errors.most_common()
+    ]
+    st.dataframe(rows, hide_index=True, width="stretch", alt="Errors by kind")
 
 
 def _index(index: IndexInfo) -> None:
@@ -74,7 +113,8 @@ def _indexes(index: IndexInfo) -> None:
                 "recall at 100": recall.get("at_100"),
             }
         )
-    st.dataframe(rows, hide_index=True, width="stretch")
+    numbers = {"vectors": st.column_config.NumberColumn("vectors", format="localized")}
+    st.dataframe(rows, hide_index=True, width="stretch", column_config=numbers, alt="Indexes by estimator")
     with st.expander("What the estimators are"):
         for one in asking.estimators(session.client()):
             st.markdown(f"**{plain(one.name)}**: {plain(one.description)}")
@@ -104,20 +144,30 @@ def _jobs() -> None:
         st.caption(why)
         return
     jobs = session.client().jobs()
+    if not jobs:
+        st.caption("None yet. Programs start them with `POST /v1/jobs`: embed, index, evaluate.")
+        return
     rows = [
         {
             "started (UTC)": one.started.strftime("%Y-%m-%d %H:%M"),
             "kind": one.kind,
-            "state": one.state.value,
+            "state": f"{JOBS[one.state]} {one.state.value}",
+            "done": job_part(one),
             "by": one.actor,
             "progress": ", ".join(f"{name}: {value}" for name, value in (one.progress or {}).items()),
         }
         for one in jobs
     ]
-    if rows:
-        st.dataframe(rows, hide_index=True, width="stretch")
-    else:
-        st.caption("None yet. Programs start them with `POST /v1/jobs`: embed, index, evaluate.")
+    done = st.column_config.ProgressColumn("done", format="percent", min_value=0.0, max_value=1.0)
+    st.dataframe(rows, hide_index=True, width="stretch", column_config={"done": done}, alt="Jobs, the newest first")
+    failed = next((one for one in jobs if one.state is JobState.FAILED), None)
+    if failed is not None:
+        st.warning(
+            f"**The job {plain(failed.kind)} of {failed.started:%Y-%m-%d %H:%M} UTC failed** with exit status "
+            f"{failed.exit_status}. Mend what its last lines say, and start the same job again: it goes on where it "
+            "was."
+        )
+        st.code("\n".join(session.client().job(failed.id).log[-LOG_LINES:]) or "It wrote nothing.", language=None)
 
 
 main()

@@ -4,7 +4,6 @@ import streamlit as st
 
 from forebear_dashboard import cards, session
 from forebear_dashboard.samples import sample_filter, sample_page
-from forebear_dashboard.text import plain
 from forebear_dashboard.thumbnails import thumbnails
 
 PAGE_SIZE = 36
@@ -26,12 +25,10 @@ def main() -> None:
     columns = cards.told_columns([one.groups for one in page.samples])
     with st.grid(min_column_width=cards.CARD_WIDTH, gap="xsmall"):
         for one in page.samples:
-            with st.container(border=True, gap="xxsmall"):
+            with cards.card(f"images:{one.id}"):
                 cards.picture(pictures[one.id], one.caption, one.id)
                 cards.sample_facts(one, columns)
-                if st.button(
-                    f"Inspect {plain(one.caption or one.id)}", key=f"images:{one.id}", type="tertiary", wrap=False
-                ):
+                if st.button("Inspect", key=f"images:{one.id}", type="tertiary"):
                     cards.inspect(one.id)
 
 

@@ -69,7 +69,7 @@ def _pick(client: Client) -> None:
     pictures = thumbnails(one.id for one in page.samples)
     with st.grid(min_column_width=110, gap="xsmall"):
         for one in page.samples:
-            with st.container(border=True, gap="xxsmall"):
+            with cards.card(f"pick:{one.id}"):
                 cards.picture(pictures[one.id], one.caption, one.id)
                 st.button(
                     f"Trace {plain(one.caption or one.id)}",
