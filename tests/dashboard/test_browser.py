@@ -72,6 +72,7 @@ def test_keys_judge_and_a_reload_stays_signed_in(
     page.goto(f"{dashboard.address}/review")
     page.get_by_text("Review 1 of 1").wait_for()
     drawn(page)
+    page.get_by_role("button", name="Keep").wait_for()  # keys work as soon as their button is there
     page.keyboard.press("k")
     page.get_by_text("Nothing waits for a verdict").wait_for()
 
