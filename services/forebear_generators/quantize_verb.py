@@ -22,8 +22,10 @@ from forebear.config import parse, read_yaml
     type=click.Path(path_type=Path),
     help="Captions of calibration pictures, one a line; else the model's words.",
 )
-@click.option("--iterations", type=click.IntRange(0), help="Iterations of rounding for each block.  [default: 20000]")
-@click.option("--learning-rate", type=float, help="Of rounding; 0.01 for a thousand iterations.  [default: 0.001]")
+@click.option(
+    "--iterations", type=click.IntRange(0), help="Round by AdaRound, with so many for each block; 20000 in the papers."
+)
+@click.option("--learning-rate", type=float, help="Of AdaRound; 0.01 for a thousand iterations.  [default: 0.001]")
 @click.option("--seed", type=int, help="Seed of the calibration.  [default: 0]")
 @click.option("--restart", is_flag=True, help="Forget what an interrupted run with the same --out has done.")
 def quantize(model: Path, out: Path, config: Path | None, restart: bool, **options: Any) -> None:
@@ -67,6 +69,8 @@ def _merged(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     for name in ("iterations", "learning_rate"):
         if options[name] is not None:
             rounding[name] = options[name]
+    if options["iterations"] is not None:
+        rounding.setdefault("method", "adaround")
     return merged | {"calibration": calibration, "rounding": rounding}
 
 

@@ -69,3 +69,5 @@ def generate(
         picture.save(out / f"{name.replace(' ', '-').replace('/', '-')}-{number}.png")
     grid(pictures, columns=min(8, len(pictures)), scale=3).save(out / "grid.png")
     click.echo(f"{len(pictures)} pictures and grid.png in {out}, by {maker.variant} with {maker.facts['backend']}")
+    if maker.facts.get("storage_only"):
+        click.echo(maker.facts["storage_only"])

@@ -21,17 +21,16 @@ import torch
 
 from forebear.config import parse, read_yaml
 from forebear.evaluation.figures import Figure, Result, read_result
-from forebear.files import fingerprint
 from forebear.run import Run
 from forebear_generators.evaluation.comparing import run_quantization
 from forebear_generators.evaluation.findings import FULL, OTHER_SEEDS
 from forebear_generators.evaluation.settings import GeneratorsConfig
-from forebear_generators.quantisation.quantise import quantise, work_plan
+from forebear_generators.quantisation.quantise import quantise
 from forebear_generators.quantisation.settings import QuantisationConfig
 
 CONFIG = Path(__file__).with_name("evaluation") / "quantisation-ablation.yaml"
 SHARED = "work"
-"""Of roundings and ranges, in the folder of the generators, while they are made."""
+"""Of pictures, roundings and ranges, in the folder of the generators, while they are made."""
 COLUMNS = {
     ("PSNR, dB", ""): "PSNR, dB",
     ("SSIM", ""): "SSIM",
@@ -71,10 +70,10 @@ def ablation(
 
 
 def make(model: Path, wanted: Mapping[str, QuantisationConfig], out: Path) -> None:
-    """The generators that are not there; parts that only keep features in another way share roundings and ranges."""
+    """The generators that are not there; they share calibration pictures, and roundings and ranges where they can."""
     for name, settings in wanted.items():
         print(f"{name}: {out / name}", flush=True)
-        quantise(model, settings, out / name, work=out / SHARED / fingerprint(work_plan(settings)))
+        quantise(model, settings, out / name, work=out / SHARED)
     shutil.rmtree(out / SHARED, ignore_errors=True)
 
 

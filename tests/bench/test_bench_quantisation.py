@@ -18,7 +18,7 @@ def test_every_part_lies_over_those_before_it(monkeypatch: pytest.MonkeyPatch) -
 
     chosen = read_yaml(CONFIG)
     parse(GeneratorsConfig, chosen["evaluation"], CONFIG.name)
-    parts = ("naive", "adaround", "tiar", "fsc", "cache", "selection", "feedback")
+    parts = ("naive", "adaround", "tiar", "fsc", "cache", "selection", "feedback", "wide")
     assert tuple(chosen["parts"]) == parts
     found = ablation(chosen, chosen["variants"], parts, 7)
     assert list(found) == [f"{variant}-{part}" for variant in ("w8a8", "w4a8", "w4a32") for part in parts]
@@ -29,21 +29,23 @@ def test_every_part_lies_over_those_before_it(monkeypatch: pytest.MonkeyPatch) -
             one.temporal.reconstruction,
             one.temporal.per_step,
             one.temporal.maintenance,
+            one.weights.share,
         )
         for name, one in found.items()
         if name.startswith("w4a8")
     ]
     assert told == [
-        ("minmax", "nearest", "none", "none", "block"),
-        ("error", "adaround", "none", "none", "block"),
-        ("error", "adaround", "feedback", "none", "block"),
-        ("error", "adaround", "feedback", "all", "block"),
-        ("error", "adaround", "feedback", "all", "cache"),
-        ("error", "adaround", "feedback", "all", "selected"),
-        ("error", "feedback", "feedback", "all", "selected"),
+        ("minmax", "nearest", "none", "none", "block", 0),
+        ("error", "adaround", "none", "none", "block", 0),
+        ("error", "adaround", "feedback", "none", "block", 0),
+        ("error", "adaround", "feedback", "all", "block", 0),
+        ("error", "adaround", "feedback", "all", "cache", 0),
+        ("error", "adaround", "feedback", "all", "selected", 0),
+        ("error", "feedback", "feedback", "all", "selected", 0),
+        ("error", "feedback", "feedback", "all", "selected", 0.15),
     ]
     assert {one.rounding.iterations for one in found.values()} == {7}
-    assert {one.rounding.learning_rate for one in found.values()} == {0.01}
+    assert {one.rounding.learning_rate for one in found.values()} == {0.04}
     # Parts that are left out still count for those after them.
     assert ablation(chosen, ["w4a8"], ["cache"], 7) == {"w4a8-cache": found["w4a8-cache"]}
 

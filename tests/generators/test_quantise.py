@@ -44,7 +44,7 @@ def tiny(variant: str = "w4a8", **options: Any) -> QuantisationConfig:
     settings: dict[str, Any] = {
         "steps": STEPS,
         "calibration": CalibrationConfig(pictures=3, every=2, batch=2),
-        "rounding": RoundingConfig(iterations=5, learning_rate=1e-2, batch=4),
+        "rounding": RoundingConfig("adaround", iterations=5, learning_rate=1e-2, batch=4),
         "weights": WeightsConfig(candidates=8),
     }
     return QuantisationConfig(variant=variant, **settings | options)
@@ -225,21 +225,6 @@ def test_reconstruction_and_ranges_per_step_quarter_the_error_of_features(
     assert errors[1] <= errors[0] / 4
 
 
-def test_wide_blocks_have_eight_bits(plain_model: Path, tmp_path: Path) -> None:
-    def bits(wide: str) -> dict[str, int]:
-        config = tiny(weights=WeightsConfig(wide=(wide,)))
-        work = Quantisation(DiffusionModel.load(plain_model), config, Workspace(tmp_path / wide, "here"))
-        return {plan.name: plan.bits for plan in work.layout.layers}
-
-    found = bits("up_blocks.1.resnets.1")
-    assert {name for name, each in found.items() if each == 8} == {
-        name for name in found if name.startswith("up_blocks.1.resnets.1.")
-    }
-    assert set(bits("up_blocks.1.resnets.1.conv1").values()) == {4, 8}
-    with pytest.raises(ConfigError, match="no quantised layer"):
-        bits("up_blocks.1.resnets.1.conv")
-
-
 @pytest.mark.parametrize("conditioning", ["none", "class"])
 def test_rows_of_several_steps_are_read_by_the_ranges_of_their_own(
     saved: Save, tmp_path: Path, conditioning: str
@@ -280,7 +265,7 @@ def test_chosen_rounding_lowers_the_error(plain_model: Path, tmp_path: Path, met
 def test_roundings_are_kept_for_another_way_to_keep_features(
     plain_model: Path, quantised: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Generators that differ in that alone share them, and are those that are made on their own."""
+    """Generators that differ in that alone share them, others the pictures; all are as if made on their own."""
     done: list[str] = []
     save = Workspace.save
     monkeypatch.setattr(Workspace, "save", lambda self, step, tensors: (done.append(step), save(self, step, tensors)))
@@ -290,9 +275,14 @@ def test_roundings_are_kept_for_another_way_to_keep_features(
     quantise(plain_model, tiny(), tmp_path / "selected", work=tmp_path / "work")
     assert len(done) == steps == len(set(done))
     assert (tmp_path / "selected" / TENSORS).read_bytes() == (quantised / TENSORS).read_bytes()
-    assert (tmp_path / "work" / FOLDER).is_dir()
-    with pytest.raises(ConfigError, match="other settings"):
-        quantise(plain_model, tiny("w8a8"), tmp_path / "other", work=tmp_path / "work")
+    quantise(plain_model, tiny("w8a32"), tmp_path / "other", work=tmp_path / "work")
+    assert done.count("trajectories") == 1
+    one_range = tiny("w8a32", temporal=TemporalConfig(per_step="none"))
+    quantise(plain_model, one_range, tmp_path / "one-range", work=tmp_path / "work")
+    assert done.count("unit-0000") == 2  # floating activations have no ranges that could differ
+    monkeypatch.undo()
+    quantise(plain_model, tiny("w8a32"), tmp_path / "alone")
+    assert (tmp_path / "other" / TENSORS).read_bytes() == (tmp_path / "alone" / TENSORS).read_bytes()
 
 
 def test_feedback_goes_on_to_the_same_bytes(plain_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

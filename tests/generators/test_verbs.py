@@ -11,6 +11,7 @@ from PIL import Image
 
 from forebear.cli.main import main
 from forebear_generators.quantisation.backends import BACKENDS
+from forebear_generators.quantisation.files import read_description
 from forebear_generators.quantisation.settings import QuantisationConfig
 from forebear_generators.samplers import SAMPLERS
 
@@ -38,11 +39,27 @@ def test_a_model_is_quantised_and_generates(saved: Callable[..., Path], tmp_path
     )
     assert result.exit_code == 0, result.output
     assert "by w4a8 with" in result.output
+    assert "they save disk, not memory or time" in result.output
     assert {path.name for path in pictures.iterdir()} == {"the-cat-0.png", "the-cat-1.png", "grid.png"}
     assert Image.open(pictures / "the-cat-0.png").size == (8, 8)
     refused = forebear("generate", "--generator", out, "--steps", 3, "--out", pictures)
     assert refused.exit_code == 2
     assert "quantise the model again" in refused.output
+
+
+def test_iterations_are_adarounds_unless_settings_say_otherwise(saved: Callable[..., Path], tmp_path: Path) -> None:
+    model, settings = saved("none"), tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump({"rounding": {"method": "nearest"}}))
+    asked = ("quantize", model, "--variant", "w8a32", "--steps", 1, "--pictures", 1)
+    for name, more in (
+        ("plain", ()),
+        ("learned", ("--iterations", 1)),
+        ("set", ("--iterations", 1, "--config", settings)),
+    ):
+        made = forebear(*asked, *more, "--out", tmp_path / name)
+        assert made.exit_code == 0, made.output
+    found = [read_description(tmp_path / name)[0].config.rounding.method for name in ("plain", "learned", "set")]
+    assert found == ["feedback", "adaround", "nearest"]
 
 
 @pytest.mark.parametrize("given", [(), ("--model", "a", "--generator", "b")])

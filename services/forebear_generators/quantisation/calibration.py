@@ -69,6 +69,10 @@ class CalibrationData:
         made = Generator(model).run(request, batch=config.calibration.batch, keep_trajectory=True, on_step=on_step)
         return CalibrationData(request, made.way.times, made.way.latents[:-1].contiguous())
 
+    def first(self, pictures: int) -> "CalibrationData":
+        """The same of the first pictures alone."""
+        return CalibrationData(self.request.rows(0, pictures), self.times, self.latents[:, :pictures])
+
     def passes(self, model: DiffusionModel, steps: Sequence[int], batch: int) -> Iterator[Callable[[], Any]]:
         """Forward passes of a denoiser over the x of these steps, with and, under guidance, without the condition."""
         told = self._conditions(model)

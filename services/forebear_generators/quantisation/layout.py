@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from forebear.diffusion.model import DiffusionModel
 from forebear.errors import ConfigError, ModelError
 from forebear_generators.quantisation.layers import SplitLayer, replace_module
-from forebear_generators.quantisation.settings import QuantisationConfig
+from forebear_generators.quantisation.settings import QuantisationConfig, WeightsConfig
 from forebear_generators.quantisation.temporal import TemporalBlock
 
 Role = Literal["temporal", "first", "last", "shortcut", "resampling", "body"]
@@ -190,7 +190,12 @@ def _planned(name: str, role: Role, config: QuantisationConfig) -> PlannedLayer 
         role == "resampling" and weights.resampling == "float"
     ):
         return None
-    if any(f"{name}.".startswith(f"{wide}.") for wide in weights.wide):
-        bits = 8
     symmetric = bits == 8 if weights.symmetric is None else weights.symmetric
-    return PlannedLayer(name, role, bits, symmetric, weights.reduced, config.activation_bits is not None)
+    planned = PlannedLayer(name, role, bits, symmetric, weights.reduced, config.activation_bits is not None)
+    wide = any(f"{name}.".startswith(f"{each}.") for each in weights.wide)
+    return widened(planned, weights) if wide and bits == 4 else planned
+
+
+def widened(plan: PlannedLayer, config: WeightsConfig) -> PlannedLayer:
+    """The layer with 8-bit weights, of codes whose sums overflow on no processor."""
+    return replace(plan, bits=8, symmetric=config.symmetric is not False, reduced=True)

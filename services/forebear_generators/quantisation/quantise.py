@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from forebear.config import plain
 from forebear.diffusion.model import DiffusionModel, weights_fingerprint
 from forebear.errors import ConfigError
+from forebear.files import fingerprint
 from forebear.progress import Listener, progress
 from forebear.randomness import keyed_integers
 from forebear_generators.quantisation.attention import round_attention
@@ -23,7 +25,7 @@ from forebear_generators.quantisation.files import (
     write_generator,
 )
 from forebear_generators.quantisation.layers import Clock, layer_bytes
-from forebear_generators.quantisation.layout import Layout, lay_out
+from forebear_generators.quantisation.layout import Layout, lay_out, widened
 from forebear_generators.quantisation.maintenance import Cache, choose, places, unread
 from forebear_generators.quantisation.network import (
     QuantisedDenoiser,
@@ -51,11 +53,14 @@ from forebear_generators.quantisation.temporal import (
 )
 from forebear_generators.quantisation.temporal_rounding import Grid, Rows, TemporalRounding, features_by_step
 from forebear_generators.quantisation.unit_feedback import round_unit
+from forebear_generators.quantisation.widths import DESCRIBED, chosen, extra_bytes, felt
 from forebear_generators.quantisation.workspace import Workspace
 from forebear_generators.samplers import moves, times
 
 INPUT = "input of "
 """Begins the names of input grids in the workspace."""
+FELT_ON = 4
+"""Calibration pictures on which it is measured how much each layer's rounding is felt."""
 
 
 def quantise(
@@ -63,9 +68,10 @@ def quantise(
 ) -> Description:
     """Quantise the model in `folder` and write the generator to `out`; the same call goes on after an interruption.
 
-    Needs about twice the memory of the model, and the calibration rows of one block. In a folder `work`, roundings and
-    ranges are kept for a call whose settings have the same `work_plan`; without one they are removed at the end. Raises
-    ModelError for a kind of model that cannot be quantised, ConfigError for impossible settings.
+    Needs about twice the memory of the model, and the calibration rows of one block. In a folder `work`, calibration
+    pictures, roundings and ranges are kept for calls with settings that lead to the same ones (`drawn_plan`,
+    `work_plan`); without one they are removed at the end. Raises ModelError for a kind of model that cannot be
+    quantised, ConfigError for impossible settings.
     """
     refuse_lora(folder)
     model = DiffusionModel.load(folder)
@@ -78,8 +84,11 @@ def quantise(
         raise ConfigError(
             f"{out} holds a generator of another model or other settings; give another --out, or remove it"
         )
-    workspace = Workspace(out if work is None else work, {"config": work_plan(config), "source": source})
-    quantisation = Quantisation(model, config, workspace, listeners)
+    plans = [{"config": plan(config), "source": source} for plan in (work_plan, drawn_plan)]
+    folders = [out if work is None else work / fingerprint(plan) for plan in plans]
+    workspace = Workspace(folders[0], plans[0])
+    drawn = workspace if work is None else Workspace(folders[1], plans[1])
+    quantisation = Quantisation(model, config, workspace, drawn, listeners)
     quantisation.draw()
     quantisation.round_weights()
     structure, tensors, report = quantisation.finish(quantisation.watch())
@@ -93,8 +102,21 @@ def quantise(
 def work_plan(config: QuantisationConfig) -> dict[str, Any]:
     """The settings that decide roundings and ranges: all but how temporal features are kept."""
     settings: dict[str, Any] = plain(config)
-    kept = ("maintenance", "cache", "granularity")
-    return settings | {"temporal": {name: each for name, each in settings["temporal"].items() if name not in kept}}
+    without = {"maintenance", "cache", "granularity"}
+    if config.activation_bits is None:
+        without.add("per_step")
+    if config.weight_bits == 8:
+        without |= {"wide", "share"}
+    for section in ("temporal", "weights"):
+        settings[section] = {name: each for name, each in settings[section].items() if name not in without}
+    return settings
+
+
+def drawn_plan(config: QuantisationConfig) -> dict[str, Any]:
+    """The settings that decide the calibration pictures."""
+    settings: dict[str, Any] = plain(config)
+    calibration = {name: each for name, each in settings["calibration"].items() if name != "every"}
+    return {"calibration": calibration} | {name: settings[name] for name in ("sampler", "steps", "guidance")}
 
 
 class Quantisation:
@@ -105,9 +127,12 @@ class Quantisation:
         model: DiffusionModel,
         config: QuantisationConfig,
         workspace: Workspace,
+        drawn: Workspace | None = None,
         listeners: Sequence[Listener] = (),
     ) -> None:
+        """Calibration pictures are in the workspace `drawn`, or with everything else."""
         self.model, self.config, self._workspace, self._listeners = model, config, workspace, listeners
+        self._drawn = workspace if drawn is None else drawn
         self.clock = Clock(tuple(times(moves(model, config.sampler, config.steps))))
         self.full_precision: nn.Module = model.denoiser.requires_grad_(False)
         self.inner = copy.deepcopy(self.full_precision)
@@ -124,11 +149,10 @@ class Quantisation:
         self.rows = self._feature_rows()
         self.rounded: dict[str, Rounded] = {}
         self._temporal_grids: dict[str, Grid] = {}
-        self._plans = {plan.name: plan for plan in self.layout.layers}
 
     def draw(self) -> None:
         """Calibration trajectories of the full-precision model."""
-        found = self._workspace.load("trajectories")
+        found = self._drawn.load("trajectories")
         if found is None:
             size = self.config.calibration.batch
             batches = -(-self.config.calibration.pictures // size)
@@ -136,7 +160,7 @@ class Quantisation:
                 "calibration pictures", batches * self.config.steps, "steps", listeners=self._listeners
             ) as bar:
                 data = CalibrationData.draw(self.model, self.config, lambda _: bar.advance())
-            self._workspace.save("trajectories", {"latents": data.latents})
+            self._drawn.save("trajectories", {"latents": data.latents})
             self.data = data
         else:
             request = calibration_request(self.model, self.config)
@@ -147,6 +171,7 @@ class Quantisation:
         units = self.layout.units
         with progress("rounding weights", len(units) + 1, "blocks", listeners=self._listeners) as bar:
             self._round_temporal(bar.tick)
+            self._widen(bar.tick)
             bar.advance(note="temporal block")
             for place, unit in enumerate(units):
                 self._round(unit, f"unit-{place:04d}", bar.tick)
@@ -164,6 +189,38 @@ class Quantisation:
             rounding.restore(rounded, grids)
         self.rounded |= rounded
         self._temporal_grids = grids
+
+    def _widen(self, tick: Callable[[], None]) -> None:
+        """Plan 8 bits for the layers of a 4-bit variant that predictions feel most, within the bytes it may have."""
+        config, plans = self.config, [plan for plan in self.layout.layers if plan.role != "temporal"]
+        if config.weight_bits == 8 or not config.weights.share:
+            return
+        found = self._workspace.load("widths")
+        if found is None:
+            steps = range(0, config.steps, config.calibration.every)
+            few = self.data.first(FELT_ON)
+            errors = felt(self.inner, plans, lambda: few.passes(self.student, steps, FELT_ON), config.weights, tick)
+            extra = [extra_bytes(plan, self.inner.get_submodule(plan.name).weight.numel()) for plan in plans]  # type: ignore[operator]
+            places = chosen(errors, extra, self._bytes_left())
+            found = {"wide": torch.tensor(places, dtype=torch.int64), "errors": errors}
+            self._workspace.save("widths", found)
+        wide = {plans[place].name for place in found["wide"].tolist()}
+        layers = (widened(plan, config.weights) if plan.name in wide else plan for plan in self.layout.layers)
+        self.layout = replace(self.layout, layers=tuple(layers))
+
+    def _bytes_left(self) -> float:
+        """How much larger the generator may become: by what it would be with weights of no codes but 0."""
+        rounded, grids = {}, {}
+        for plan in self.layout.layers:
+            weight: Any = self.inner.get_submodule(plan.name).weight
+            none = torch.zeros(len(weight))
+            rounded[plan.name] = Rounded(torch.zeros(weight.shape, dtype=torch.int16), none, none.to(torch.int32))
+            if plan.integer_inputs:
+                steps = torch.zeros(self.config.steps if self.config.temporal.per_step == "all" else 1)
+                grids[plan.name] = (steps, steps.to(torch.int32))
+        structure, _, report = self._put_together(rounded, grids | self._temporal_grids)
+        described = report["bytes"] + DESCRIBED * len(structure.layers)
+        return float(self.config.weights.share * report["bytes_full_precision"] - described)
 
     def _round(self, unit: str, step: str, tick: Callable[[], None]) -> None:
         config, plans = self.config, self.layout.of_unit(unit)
@@ -279,13 +336,17 @@ class Quantisation:
 
     def finish(self, seen: dict[str, SeenInputs]) -> tuple[Structure, dict[str, Tensor], dict[str, Any]]:
         """The description and the tensors of the quantised denoiser, and what was measured."""
-        grids = self.grids(seen)
-        chosen, caches, report = self.kept_features()
+        return self._put_together(self.rounded, self.grids(seen))
+
+    def _put_together(
+        self, rounded: dict[str, Rounded], grids: dict[str, Grid]
+    ) -> tuple[Structure, dict[str, Tensor], dict[str, Any]]:
+        by_cache, caches, report = self.kept_features()
         pairs = [(feature.name, feature.embedding) for feature in self.block.features]
-        embeddings = unread(pairs, chosen)
+        embeddings = unread(pairs, by_cache)
         dropped = [*embeddings, *self._class_embeddings(embeddings)]
-        cached = [name for name, steps in chosen.items() if bool(steps.any())]
-        computed = [name for name in cached if not bool(chosen[name].all())]
+        cached = [name for name, steps in by_cache.items() if bool(steps.any())]
+        computed = [name for name in cached if not bool(by_cache[name].all())]
         gone = tuple(f"{name}." for name in dropped)
         kept = [
             plan
@@ -298,9 +359,9 @@ class Quantisation:
         tensors: dict[str, Tensor] = {}
         for plan in kept:
             bias = getattr(self.inner.get_submodule(plan.name), "bias", None)
-            tensors |= layer_tensors(plan, self.rounded[plan.name], bias, grids.get(plan.name))
+            tensors |= layer_tensors(plan, rounded[plan.name], bias, grids.get(plan.name))
         for name in cached:
-            tensors |= cache_tensors(name, _taken(caches[name], chosen[name]), places(chosen[name]))
+            tensors |= cache_tensors(name, _taken(caches[name], by_cache[name]), places(by_cache[name]))
         tensors |= self._float_tensors(structure, tensors)
         report |= _bytes(self.full_precision, tensors)
         return structure, tensors, report

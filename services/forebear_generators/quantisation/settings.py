@@ -50,17 +50,20 @@ class WeightsConfig:
     """Convolutions that halve or double the sides."""
     wide: tuple[str, ...] = ()
     """Names of blocks or layers whose weights have 8 bits in 4-bit variants too, such as `up_blocks.1.resnets.1`."""
+    share: float = 0.15
+    """In 4-bit variants, the layers whose rounding predictions feel most get 8 bits while all that is written stays
+    below this share of float32's bytes; 0: none but those of `wide`."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class RoundingConfig:
     """How weights outside the temporal block are rounded, block by block."""
 
-    method: Literal["adaround", "feedback", "nearest"] = "adaround"
-    """`adaround` learns whether each weight goes up or down (arXiv 2004.10568; BRECQ, 2102.05426), `feedback` rounds
-    layer by layer in closed form (GPTQ, 2210.17323), `nearest` is quick, and enough at 8 bits."""
+    method: Literal["feedback", "adaround", "nearest"] = "feedback"
+    """`feedback` rounds layer by layer in closed form (GPTQ, arXiv 2210.17323), `adaround` learns whether each weight
+    goes up or down (2004.10568; BRECQ, 2102.05426; the papers' method), `nearest` is quick, and enough at 8 bits."""
     iterations: int = 20_000
-    """Of each block."""
+    """Of AdaRound, for each block."""
     batch: int = 32
     """Rows of x in an iteration."""
     learning_rate: float = 1e-3
