@@ -2,8 +2,8 @@
 
     python tests/bench/quantisation_figures.py --evaluation runs/demo/evaluation/quantization --out docs/quantisation
 
-Writes OUT-grid.png, OUT-deviation.svg, OUT-temporal.svg and OUT-cosine.svg. Show no pictures of a training set without
-a licence.
+Writes OUT-grid.png, OUT-deviation.svg, OUT-temporal.svg and OUT-cosine.svg; --curves leaves out the grid, for models of
+pictures that have no licence.
 """
 
 import argparse
@@ -78,10 +78,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evaluation", type=Path, required=True, help="RUN/evaluation/NAME")
     parser.add_argument("--out", type=Path, default=Path("docs/quantisation"), help="Stem of the files")
+    parser.add_argument("--curves", action="store_true", help="No grid")
     chosen = parser.parse_args()
     result = read_result(chosen.evaluation)
     for name, chart in zip(CURVES, told_charts(result), strict=True):
         write_text(chosen.out.with_name(f"{chosen.out.name}-{name}.svg"), drawn(chart))
+    if chosen.curves:
+        return
     sheet = pasted([(name, chosen.evaluation / file) for name, file in result.facts["strips"]])
     with whole_file(chosen.out.with_name(f"{chosen.out.name}-grid.png")) as part:
         sheet.quantize(128).save(part, format="PNG", optimize=True)
