@@ -6,8 +6,8 @@ With --run the vectors are nine tenths of the real embeddings of the run (`unit_
 are asked, real_i + (real_j - real_k) / 2 of random ones of these. The real embeddings held out are queries too: with
 directions of their own, as those of new pictures have them. Without --run vectors are drawn: a mean, 512 directions
 whose sizes fall like rank ** -0.5, noise, and lengths that vary by a quarter. Queries are further vectors of the same
-kind, none of them in the index. `cpu` is the time of one thread, `wall` what a person waits: they differ on a busy
-machine. --large adds a million vectors of 1024 numbers.
+kind, none of them in the index. Kind `scan` is `rabitq` without short codes. `cpu` is the time of one thread, `wall`
+what a person waits: they differ on a busy machine. --large adds a million vectors of 1024 numbers.
 """
 
 import argparse
@@ -34,7 +34,12 @@ HELD_OUT = 10
 """Of the real embeddings, one in so many."""
 METADATA = IndexMetadata("bench", "", (WeightedCheckpoint("bench", 1.0),))
 
-Kind = Literal["exact", "rabitq"]
+Kind = Literal["exact", "rabitq", "scan"]
+CONFIGS = {
+    "exact": IndexConfig(kind="exact"),
+    "rabitq": IndexConfig(kind="rabitq"),
+    "scan": IndexConfig(kind="rabitq", short_codes_from=2**62),
+}
 Maker = Callable[[int, int], NDArray[np.float32]]
 """(first row, rows) -> float32[rows, D]."""
 
@@ -87,7 +92,7 @@ def measure(folder: Path, make: Maker, held: NDArray[np.float32] | None, count: 
     if not folder.exists():
         start, cpu = time.perf_counter(), time.process_time()
         ids = [f"sample-{row:010d}" for row in range(count)]
-        build_index(folder, blocks(make, count), dim, ids, config=IndexConfig(kind=kind), metadata=METADATA)
+        build_index(folder, blocks(make, count), dim, ids, config=CONFIGS[kind], metadata=METADATA)
         build = f"{time.process_time() - cpu:.0f} / {time.perf_counter() - start:.0f}"
     index = VectorIndex.open(folder, allow_low_recall=True, device="cpu")
     queries = make(count + 1_000_000, QUERIES)
@@ -145,7 +150,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run with a finished store")
     parser.add_argument("--dim", type=int, default=4096)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--kinds", nargs="+", default=["exact", "rabitq"])
+    parser.add_argument("--kinds", nargs="+", default=["exact", "rabitq"], choices=list(CONFIGS))
     parser.add_argument("--large", action="store_true", help="a million vectors of 1024 numbers too")
     parser.add_argument("--folder", type=Path, help="where indexes are kept, and taken from when they are there")
     options = parser.parse_args()

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +16,20 @@ from forebear.index import IndexConfig, VectorIndex, build_index
 from forebear.store import SIGN
 
 
-@pytest.mark.parametrize("kind", ["exact", "rabitq"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"kind": "exact"}, {"kind": "rabitq"}, {"kind": "rabitq", "short_codes_from": 1, "short_recall": 0}],
+    ids=["exact", "rabitq", "short codes"],
+)
 def test_the_same_vectors_give_the_same_bytes(
-    tmp_path: Path, build, in_blocks, metadata, vectors, *, kind: str
+    tmp_path: Path, build, in_blocks, metadata, vectors, *, settings: dict[str, Any]
 ) -> None:
-    if kind == "rabitq":
+    if settings["kind"] == "rabitq":
         pytest.importorskip("faiss", reason="install forebear[cpu]")
-    build(tmp_path / "a", vectors, kind=kind)
+    build(tmp_path / "a", vectors, **settings)
     ids = [f"sample-{row}" for row in range(50)]
-    build_index(tmp_path / "b", in_blocks(vectors, 50), 12, ids, config=IndexConfig(kind=kind), metadata=metadata)
+    config = IndexConfig(**settings)
+    build_index(tmp_path / "b", in_blocks(vectors, 50), 12, ids, config=config, metadata=metadata)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in files:
@@ -173,7 +179,7 @@ def test_a_foreign_ids_file_is_refused(folder: Path, build, vectors, table: pa.T
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda values: values.update(format_version=9), "not an index of format version 2 but 9"),
+        (lambda values: values.update(format_version=9), "not an index of format version 3 but 9"),
         (lambda values: values.update(surprise=1), "surprise"),
         (lambda values: values.update(count=49), r"does not list vectors\.f16 with the size"),
         (lambda values: values["files"].pop("scales.f32"), r"does not list scales\.f32"),

@@ -21,12 +21,13 @@ def exact(tmp_path_factory, build) -> VectorIndex:
     return build(tmp_path_factory.mktemp("filtered") / "exact", vectors)
 
 
-@pytest.fixture(scope="module")
-def coded(tmp_path_factory, build) -> VectorIndex:
+@pytest.fixture(scope="module", params=[{}, {"short_codes_from": 1, "short_recall": 0}], ids=["codes", "short codes"])
+def coded(tmp_path_factory, build, request) -> VectorIndex:
     """3000 vectors in 32 dimensions, searched by codes."""
     pytest.importorskip("faiss", reason="install forebear[cpu]")
     vectors = keyed_normal((3000, 32), "coded")
-    return build(tmp_path_factory.mktemp("filtered") / "coded", vectors, kind="rabitq", min_candidates=60)
+    folder = tmp_path_factory.mktemp("filtered") / "coded"
+    return build(folder, vectors, kind="rabitq", min_candidates=60, recall_floor=0, **request.param)
 
 
 def truth(index: VectorIndex, queries: np.ndarray, rows: np.ndarray, k: int, *, opponents: bool) -> np.ndarray:

@@ -97,10 +97,15 @@ def test_everything_else_is_that_of_one_index_too(sharded, whole, rows: int) -> 
         index.search(queries, 0)
 
 
-def test_parts_of_codes_find_the_best_too(tmp_path: Path, shard) -> None:
+@pytest.mark.parametrize("short_from", [4000, 1, 1000], ids=["codes", "short codes", "both"])
+def test_parts_of_codes_find_the_best_too(tmp_path: Path, shard, *, short_from: int) -> None:
     pytest.importorskip("faiss", reason="install forebear[cpu]")
     vectors = keyed_normal((3000, 32), "coded")
-    index = shard(tmp_path / "index", vectors, 1100, kind="rabitq", min_candidates=100)
+    config = {"kind": "rabitq", "min_candidates": 100, "short_codes_from": short_from, "short_recall": 0}
+    index = shard(tmp_path / "index", vectors, 1100, **config)
+    files = ["shortlist.faiss" if short_from <= rows else "towards.faiss" for rows in (1100, 1100, 800)]
+    for part, file in enumerate(files):
+        assert (tmp_path / "index" / f"part-{part:05d}" / file).exists()
     assert index.description.kind == "rabitq"
     assert index.description.recall.note.startswith("lowest of 3 parts")
     queries = keyed_normal((30, 32), "asked")
@@ -201,7 +206,7 @@ def test_one_part_gives_way_to_many_and_back(folder: Path, shard, build, many, w
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda values: values.update(format_version=1), "not an index of format version 2 but 1"),
+        (lambda values: values.update(format_version=1), "not an index of format version 3 but 1"),
         (lambda values: values.update(surprise=1), "surprise"),
         (lambda values: values.update(parts=[]), "lists no part"),
         (lambda values: values["parts"].reverse(), "do not follow on each other"),

@@ -52,7 +52,7 @@ TREE = (
     (
         "`index/ESTIMATOR/`",
         "`index`",
-        "[index.json](#indexjson), `ids.parquet`, `vectors.f16`, `scales.f32`, and of kind `rabitq` `towards.faiss`, `away.faiss`; in parts: [shards.json](#shardsjson)",
+        "[index.json](#indexjson), `ids.parquet`, `vectors.f16`, `scales.f32`, and of kind `rabitq` `shortlist.faiss`, or `towards.faiss` and `away.faiss`; in parts: [shards.json](#shardsjson)",
     ),
     (
         "`curvature/COLUMN/`",

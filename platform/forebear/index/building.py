@@ -15,10 +15,11 @@ from forebear.config import plain
 from forebear.errors import SearchIndexError
 from forebear.files import sha256_of_file, sync_folder, whole_file, write_json
 from forebear.index.codes import CODE_FILES, import_faiss, write_codes
-from forebear.index.description import FileRecord, IndexConfig, IndexDescription, IndexMetadata
-from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, write_matrix
-from forebear.index.recall import EXACT, measure_recall
+from forebear.index.description import FileRecord, IndexConfig, IndexDescription, IndexMetadata, Recall
+from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix, write_matrix
+from forebear.index.recall import EXACT, measure_recall, sample
 from forebear.index.searching import DESCRIPTION_FILE, IDS_FILE, VectorIndex, previous
+from forebear.index.shortlist import SHORTLIST_FILE, Shortlist, write_shortlist
 
 
 def build_index(
@@ -85,14 +86,33 @@ def _write(
     matrix = write_matrix(part, blocks, len(ids), dim)
     _write_ids(part / IDS_FILE, ids)
     names = [VECTORS_FILE, SCALES_FILE, IDS_FILE]
-    recall = EXACT
+    recall, width = EXACT, 0
     if kind == "rabitq":
-        codes = write_codes(part, matrix)
-        names.extend(CODE_FILES)
-        recall = measure_recall(matrix, codes, config)
+        code_files, recall, width = _write_codes(part, matrix, config)
+        names.extend(code_files)
     files = {name: FileRecord((part / name).stat().st_size, sha256_of_file(part / name)) for name in names}
-    description = IndexDescription(metadata, config, kind, len(ids), dim, recall, files, source)
+    description = IndexDescription(metadata, config, kind, len(ids), dim, recall, files, width, source)
     write_json(part / DESCRIPTION_FILE, plain(description))
+
+
+def _write_codes(part: Path, matrix: HalfMatrix, config: IndexConfig) -> tuple[tuple[str, ...], Recall, int]:
+    """Write short codes where they find enough, long ones otherwise: their files, recall, and the width of short ones.
+
+    Both are measured with the same rows, from which short codes learn nothing.
+    """
+    searched = sample(matrix.count, config)
+    if matrix.count >= config.short_codes_from:
+        write_shortlist(part, matrix, searched)
+        widths = (config.short_factor, 2 * config.short_factor)
+        tried = [Shortlist(part, width) for width in widths]
+        recalls = measure_recall(matrix, tried, config.short_candidates, searched)
+        for width, recall in zip(widths, recalls, strict=True):
+            if recall.lowest >= config.short_recall:
+                return (SHORTLIST_FILE,), recall, width
+        (part / SHORTLIST_FILE).unlink()
+    codes = write_codes(part, matrix)
+    (recall,) = measure_recall(matrix, [codes], config.candidates, searched)
+    return CODE_FILES, recall, 0
 
 
 def _write_ids(path: Path, ids: Sequence[str]) -> None:

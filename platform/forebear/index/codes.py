@@ -66,7 +66,7 @@ class Codes:
 
     def __init__(self, folder: Path) -> None:
         faiss = import_faiss()
-        self._codes = [_read(faiss, folder / name) for name in CODE_FILES]
+        self._codes = [read_codes(folder / name) for name in CODE_FILES]
         self._centers = [
             np.asarray(faiss.vector_to_array(codes.center), np.float32) for codes in self._codes
         ]  # [D + pad]
@@ -145,7 +145,9 @@ def _empty_codes(faiss: Any, dim: int) -> Any:
         raise SearchIndexError(message) from None
 
 
-def _read(faiss: Any, path: Path) -> Any:
+def read_codes(path: Path) -> Any:
+    """The FAISS index of a file, its codes mapped; raises SearchIndexError when FAISS cannot read it."""
+    faiss = import_faiss()
     try:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as broken:

@@ -9,8 +9,12 @@ from forebear.config import STRICT
 from forebear.store import SIGN
 from forebear.version import __version__
 
-FORMAT_VERSION = 2
-"""2: codes hold a table that keeps FAISS's sums from overflowing; exact indexes of version 1 are read as they are."""
+FORMAT_VERSION = 3
+"""3: codes may be short ones. 2: codes hold a table that keeps FAISS's sums from overflowing."""
+READ_VERSIONS = (2, FORMAT_VERSION)
+"""Read as they are; of version 1 exact indexes are too."""
+RANKED = 5
+"""Short codes rank rows by a byte for each number, so that this many times fewer need an exact score."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -27,6 +31,12 @@ class IndexConfig:
     """Candidates for each answer asked for (`rabitq`)."""
     min_candidates: Count = 1000
     """Fewest candidates: for short answers they cost next to nothing."""
+    short_codes_from: Count = 10_000
+    """Fewest vectors for which short codes are tried (`rabitq`)."""
+    short_factor: Count = 10
+    """Rows that short codes propose for each that is scored exactly; twice as many where these find too little."""
+    short_recall: Share = 0.99
+    """Short codes are kept when the measured recall with them is at least this (`rabitq`)."""
     recall_queries: Count = 64
     """Vectors of the index that are searched for to measure recall (`rabitq`)."""
     recall_floor: Share = 0.95
@@ -35,6 +45,10 @@ class IndexConfig:
     def candidates(self, k: int) -> int:
         """How many candidates are ranked exactly for an answer of k rows (`rabitq`)."""
         return max(self.refine_factor * k, self.min_candidates)
+
+    def short_candidates(self, k: int) -> int:
+        """How many they are where short codes have ranked more of them (`rabitq`)."""
+        return max(k, self.candidates(k) // RANKED)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -111,6 +125,8 @@ class IndexDescription:
     """Measured when it was built; 1 for an exact one."""
     files: dict[str, FileRecord]
     """Every file of the index, by name."""
+    shortlist_width: int = 0
+    """Rows that short codes propose for each candidate; 0: there are none."""
     source: str = ""
     """Of a part of a sharded index: fingerprint of all that decides its bytes."""
     forebear_version: str = __version__

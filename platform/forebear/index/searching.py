@@ -12,12 +12,13 @@ from forebear.config import parse
 from forebear.errors import ForebearError, SearchIndexError
 from forebear.files import read_json, sha256_of_file
 from forebear.index.codes import CODE_FILES, Codes
-from forebear.index.description import FORMAT_VERSION, IndexDescription
+from forebear.index.description import FORMAT_VERSION, READ_VERSIONS, IndexDescription
 from forebear.index.devices import proposer_on
 from forebear.index.filtering import allowed_rows, checked_rows
 from forebear.index.interface import Device, SearchIndex, SearchResult
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix
 from forebear.index.ranking import Proposer, rank
+from forebear.index.shortlist import SHORTLIST_FILE, Shortlist
 
 DESCRIPTION_FILE = "index.json"
 IDS_FILE = "ids.parquet"
@@ -71,9 +72,10 @@ class VectorIndex:
         ids = read_ids(found / IDS_FILE, description.count, rebuild(folder))
         matrix = HalfMatrix(found, description.count, description.dim)
         if description.kind == "rabitq":
-            for name in CODE_FILES:  # hashed first, because FAISS trusts the sizes that a file claims
+            for name in _code_files(description):  # hashed first, because FAISS trusts the sizes that a file claims
                 _check_hash(found, name, description, rebuild(folder))
-            return cls(found, description, ids, matrix, Codes(found))
+            width = description.shortlist_width
+            return cls(found, description, ids, matrix, Shortlist(found, width) if width else Codes(found))
         return cls(found, description, ids, matrix, proposer_on(device, matrix))
 
     def __len__(self) -> int:
@@ -115,7 +117,10 @@ class VectorIndex:
 
     def _candidates(self, k: int) -> int:
         """A device that computes all scores errs in their last digits alone."""
-        return self.description.config.candidates(k) if self.description.kind == "rabitq" else k + ROUNDED
+        if self.description.kind == "exact":
+            return k + ROUNDED
+        config = self.description.config
+        return config.short_candidates(k) if self.description.shortlist_width else config.candidates(k)
 
     def scores(self, queries: ArrayLike) -> NDArray[np.float32]:
         """float32[Q, N]: exact scores of queries float32[Q, D] with every row, for percentiles and group totals."""
@@ -197,14 +202,14 @@ def read_description(folder: Path, remedy: str) -> IndexDescription:
     path = folder / DESCRIPTION_FILE
     values = read_json(path, SearchIndexError, remedy)
     version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION and not (version == 1 and values.get("kind") == "exact"):  # those have not changed
+    if version not in READ_VERSIONS and not (version == 1 and values.get("kind") == "exact"):  # those have not changed
         raise SearchIndexError(f"{path} is not an index of format version {FORMAT_VERSION} but {version}; {remedy}")
     try:
         description = parse(IndexDescription, values, str(path))
     except ForebearError as invalid:
         raise SearchIndexError(f"{invalid}; {remedy}") from None
     numbers = description.count * description.dim
-    needed = dict.fromkeys((IDS_FILE, *(CODE_FILES if description.kind == "rabitq" else ())))
+    needed = dict.fromkeys((IDS_FILE, *_code_files(description)))
     needed |= {VECTORS_FILE: 2 * numbers, SCALES_FILE: 4 * description.count}
     for name, size in needed.items():
         if name not in description.files or size not in (None, description.files[name].bytes):
@@ -216,6 +221,12 @@ def read_description(folder: Path, remedy: str) -> IndexDescription:
         if file.stat().st_size != record.bytes:
             raise SearchIndexError(f"{file} has {file.stat().st_size} bytes instead of {record.bytes}; {remedy}")
     return description
+
+
+def _code_files(description: IndexDescription) -> tuple[str, ...]:
+    if description.kind == "exact":
+        return ()
+    return (SHORTLIST_FILE,) if description.shortlist_width else CODE_FILES
 
 
 def _check_hash(folder: Path, name: str, description: IndexDescription, remedy: str) -> None:

@@ -17,7 +17,14 @@ from pydantic.dataclasses import dataclass
 from forebear.config import STRICT, parse
 from forebear.errors import ForebearError, SearchIndexError
 from forebear.files import read_json, sha256_of_file
-from forebear.index.description import FORMAT_VERSION, IndexConfig, IndexDescription, IndexMetadata, Recall
+from forebear.index.description import (
+    FORMAT_VERSION,
+    READ_VERSIONS,
+    IndexConfig,
+    IndexDescription,
+    IndexMetadata,
+    Recall,
+)
 from forebear.index.filtering import checked_rows, rows_between
 from forebear.index.interface import Device, SearchResult
 from forebear.index.ranking import best_rows
@@ -215,7 +222,7 @@ def read_shards(folder: Path, remedy: str) -> ShardsDescription:
     path = folder / SHARDS_FILE
     values = read_json(path, SearchIndexError, remedy)
     version = values.get("format_version") if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in READ_VERSIONS:
         raise SearchIndexError(f"{path} is not an index of format version {FORMAT_VERSION} but {version}; {remedy}")
     try:
         shards = parse(ShardsDescription, values, str(path))
@@ -256,6 +263,7 @@ def _whole_description(shards: ShardsDescription, parts: Sequence[IndexDescripti
         count=count,
         recall=recall,
         files={},
+        shortlist_width=0,  # each part has its own
         source="",
     )
 

@@ -1,0 +1,141 @@
+"""Candidates in two quick steps, for vectors whose products are settled by few of their directions.
+
+A scan of one bit for each of 4,096 numbers takes most of a query's time (`codes`). Embeddings do not use their numbers
+evenly: of the products of queries with rows, nearly all that makes them differ lies along the leading principal
+directions of the rows. So rows less their mean, which moves all scores of a query alike, are projected on these
+directions, and kept twice:
+
+- as four bits for each table, four directions to a table (a product quantiser, scanned with SIMD instructions): the
+  scan proposes `width` times as many rows as are wanted;
+- as a byte for each direction, which ranks the proposed rows.
+
+Exact scores of the few that are left decide, as ever (`ranking`). Nothing depends on the length of a query or on the
+side to which it points, so proponents and opponents share the codes.
+
+A direction that new queries use and few rows do is lost here. An index is therefore measured with rows from which
+nothing was learnt (`recall.sample`), and one that would find too little keeps `codes`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from forebear.files import whole_file
+from forebear.index.codes import TRAINING_NUMBERS, import_faiss, read_codes
+from forebear.index.matrix import HalfMatrix
+from forebear.randomness import keyed_normal, keyed_permutation
+
+SHORTLIST_FILE = "shortlist.faiss"
+
+DIRECTIONS = 1024
+"""Most directions."""
+TABLES = 256
+"""Most tables of four bits; FAISS can add up the bytes of 257 in 16 bits."""
+LEAST_PER_TABLE = 4
+"""Fewest directions that share a table: one bit for each."""
+CENTROIDS = 16
+"""Of a table of four bits."""
+TRAINING_ROWS = 2**13
+"""Most rows from which directions and tables are learnt."""
+SPARE_DIRECTIONS = 32
+"""Searched for beside those that are kept, so that the last of these are good too."""
+PASSES = 3
+"""Of the search for the leading directions: each multiplies what is wanted by its variance once more."""
+
+
+class Shortlist:
+    """Short codes of N vectors. FAISS uses as many threads as `faiss.omp_set_num_threads` or OMP_NUM_THREADS say."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        """`width`: rows that the scan proposes for each candidate."""
+        faiss = import_faiss()
+        self._codes = read_codes(folder / SHORTLIST_FILE)
+        faiss.downcast_index(self._codes.index).k_factor = width
+
+    def candidates(self, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """int64[Q, count]: rows whose estimated inner product with the query is highest, best first.
+
+        -1 where there are fewer.
+        """
+        lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)  # [Q, 1]
+        unit = (queries / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+        _, rows = self._codes.search(unit, count)
+        return np.asarray(rows, np.int64)
+
+
+def write_shortlist(folder: Path, matrix: HalfMatrix, apart: NDArray[np.int64]) -> None:
+    """Encode every row of the matrix and write the FAISS file of `folder`.
+
+    Nothing is learnt from the rows `apart` int64[M], where there are others. The same rows give the same bytes, with
+    the same number of threads.
+    """
+    faiss = import_faiss()
+    unit = matrix.scales.max()  # the largest number of all: divided by it, none overflows or vanishes
+    training = matrix.rows(_learnt_from(matrix, apart)) / unit  # [n, D]
+    mean = training.mean(axis=0)
+    directions, tables = _leading_directions(training - mean)  # [m, D]
+    projection = faiss.LinearTransform(matrix.dim, len(directions), False)
+    faiss.copy_array_to_vector(directions.reshape(-1), projection.A)
+    projection.is_trained = True
+    size = len(directions)
+    scanned = faiss.IndexPQFastScan(size, tables, 4, faiss.METRIC_INNER_PRODUCT)
+    scanned.pq.cp.min_points_per_centroid = 1  # few rows are no reason to warn: recall is measured
+    ranked = faiss.IndexScalarQuantizer(size, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
+    projected = (training - mean) @ directions.T  # [n, m]
+    scanned.train(projected)
+    ranked.train(projected)
+    codes = faiss.IndexPreTransform(projection, faiss.IndexRefine(scanned, ranked))
+    for _, block in matrix.blocks():
+        codes.add(block / unit - mean)
+    with whole_file(folder / SHORTLIST_FILE) as part:
+        faiss.write_index(codes, str(part))
+
+
+def _learnt_from(matrix: HalfMatrix, apart: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows int64[n], rising; repeated where there are fewer than a table has centroids."""
+    most = max(CENTROIDS, min(TRAINING_ROWS, TRAINING_NUMBERS // matrix.dim))
+    order = keyed_permutation(matrix.count, "shortlist")
+    others = order[~np.isin(order, apart)]
+    chosen = np.sort((others if len(others) else order)[:most])
+    return np.resize(chosen, max(CENTROIDS, len(chosen)))
+
+
+def _leading_directions(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """The leading principal directions float32[m, D], orthonormal, of centred rows float32[n, D], and m's tables.
+
+    Found by subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4). Where tables share no equal number of
+    directions, directions of zeros make up for it.
+    """
+    dim = rows.shape[1]
+    size = min(DIRECTIONS, dim)
+    tables = min(TABLES, -(-size // LEAST_PER_TABLE))
+    centred = torch.from_numpy(rows)
+    basis = torch.from_numpy(keyed_normal((dim, min(dim, size + SPARE_DIRECTIONS)), "directions"))
+    for _ in range(PASSES):
+        basis, _ = torch.linalg.qr(centred.T @ (centred @ basis))  # [D, m + spare]
+    inside = centred @ basis  # [n, m + spare]
+    variances, turned = torch.linalg.eigh(inside.T @ inside)  # rising
+    missing = -size % tables
+    leading = np.pad((basis @ turned).flip(1)[:, :size].T.numpy(), ((0, missing), (0, 0)))  # [m, D]
+    return leading[_balanced(np.pad(variances.flip(0)[:size].numpy(), (0, missing)), tables)], tables
+
+
+def _balanced(variances: NDArray[np.float32], tables: int) -> NDArray[np.int64]:
+    """An order int64[m] of directions, whose variances fall, in which all tables have about the same product of them.
+
+    So four bits err least (Ge et al. 2013, eigenvalue allocation). Each direction in turn goes to the table whose
+    product is least and that has room.
+    """
+    sizes = variances.astype(np.float64)
+    logs = np.log(np.maximum(sizes, sizes.max() * 1e-12 + np.finfo(np.float64).tiny))
+    logs -= logs.min()  # so that one more never makes a product smaller
+    products, members = np.zeros(tables), np.empty((tables, len(sizes) // tables), np.int64)
+    filled = np.zeros(tables, np.int64)
+    for number, log in enumerate(logs.tolist()):
+        table = int(np.argmin(products))
+        members[table, filled[table]] = number
+        filled[table] += 1
+        products[table] = np.inf if filled[table] == members.shape[1] else products[table] + log
+    return members.reshape(-1)
