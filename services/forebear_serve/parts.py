@@ -23,7 +23,10 @@ class Part(Protocol):
         """What the method returns; raises what it raises, and Problem 429 or 503 when nobody can take the call."""
 
     def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
-        """What the method tells its listener, which it takes as its last argument."""
+        """What the method tells its listener, which it takes as its last argument.
+
+        It is told from the beginning again when the replica that was telling it has died.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,18 @@ class ServedPart:
                 left -= 1
 
     async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
-        told = self._handle.options(stream=True).stream.remote(method, *args)
-        try:
-            async for event in told:
-                yield event
-        except Exception as error:
-            raise _explained(error) from None
+        left = RETRIES
+        while True:
+            told = self._handle.options(stream=True).stream.remote(method, *args)
+            try:
+                async for event in told:
+                    yield event
+            except Exception as error:
+                if not left or not _died(error):
+                    raise _explained(error) from None
+                left -= 1
+            else:
+                return
 
 
 def _died(error: Exception) -> bool:

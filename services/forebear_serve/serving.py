@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from forebear.errors import ConfigError
+from forebear_serve import proxy
 from forebear_serve.addresses import is_loopback
 from forebear_serve.database import Database, Scope, Tokens
 from forebear_serve.settings import ServeSettings
@@ -56,6 +57,7 @@ def served(settings: ServeSettings, host: str, port: int, tell: Callable[[str], 
     ConfigError when a deployment does not start, with the reason.
     """
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers step back otherwise: people wait for these
+    os.environ.setdefault(proxy.CALLBACK, proxy.IMPORT_PATH)
     import ray
     from ray import serve
     from ray.serve.exceptions import RayServeException

@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
+from ray.exceptions import RayActorError
 
 from forebear.errors import ConfigError
-from forebear_serve.parts import LocalPart, heard
+from forebear_serve.parts import RETRIES, LocalPart, ServedPart, heard
+from forebear_serve.problems import Problem
 
 
 def test_everything_told_is_heard_in_order_and_errors_come_last() -> None:
@@ -64,3 +67,41 @@ def test_a_call_raises_what_the_engine_raises() -> None:
             await part.call("half", 3)
 
     asyncio.run(ask())
+
+
+class DyingHandle:
+    """Of a deployment whose replica dies in the middle of an answer, so many times."""
+
+    def __init__(self, deaths: int) -> None:
+        self._deaths = deaths
+        self.stream = self
+
+    def options(self, *, stream: bool) -> "DyingHandle":
+        assert stream
+        return self
+
+    async def remote(self, method: str, last: int) -> AsyncIterator[Any]:
+        for number in range(last):
+            if number == last // 2 and self._deaths:
+                self._deaths -= 1
+                raise RayActorError(error_msg=f"killed in {method}")
+            yield number
+
+
+@pytest.mark.parametrize("deaths", [0, 1, RETRIES, RETRIES + 1])
+def test_a_stream_whose_replica_dies_is_told_again_from_the_beginning(deaths: int) -> None:
+    told: list[int] = []
+
+    async def listen() -> None:
+        async for number in ServedPart(DyingHandle(deaths)).stream("make", 4):
+            told.append(number)  # noqa: PERF401 - what was told before an error counts
+
+    if deaths > RETRIES:
+        with pytest.raises(Problem, match="being replaced") as refused:
+            asyncio.run(listen())
+        assert refused.value.status == 503
+        assert refused.value.headers["Retry-After"].isdecimal()
+        assert told == [0, 1] * deaths
+    else:
+        asyncio.run(listen())
+        assert told == [0, 1] * deaths + [0, 1, 2, 3]

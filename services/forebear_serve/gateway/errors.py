@@ -80,6 +80,17 @@ def add_handlers(api: FastAPI) -> None:
         told = Problem(error.status_code, kind, str(error.detail), dict(error.headers or {}))
         return answer(told, request.state.request_id)
 
+    def unexpected(request: Request, error: Exception) -> JSONResponse:
+        request_id = request.state.request_id
+        logger.error("request %s failed in a way that nobody thought of", request_id, exc_info=error)
+        told = Problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal-error",
+            "this is a mistake of the server's; its operator finds the reason in the log under this request's id",
+        )
+        return answer(told, request_id)
+
+    api.add_exception_handler(Exception, unexpected)
     api.add_exception_handler(Problem, known)
     api.add_exception_handler(ForebearError, known)
     api.add_exception_handler(RequestValidationError, validation)

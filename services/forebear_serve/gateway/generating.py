@@ -102,11 +102,14 @@ async def _made_and_traced(core: Core, asked: GenerateRequest, started: float) -
         early_step = chosen.early_step if options.mode is Mode.FAST and chosen.early_checkpoints else None
     early: asyncio.Task[EmbeddedQuery | None] | None = None
     finished: Finished | None = None
+    done = 0
     try:
         async for event in maker.stream("make", asked, early_step):
             if isinstance(event, Progressed):
-                yield event
-            elif isinstance(event, Sighted) and options is not None:
+                if event.done > done:  # a generator that took over from one that died begins at the first step
+                    done = event.done
+                    yield event
+            elif isinstance(event, Sighted) and options is not None and early is None:
                 seen = TraceQuery(event.pixels, asked.prompt, asked.label, options)
                 early = asyncio.create_task(tracer.call("embed_early", seen))
             elif isinstance(event, Finished):

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from forebear_serve.database import Database, Tokens
 from forebear_serve.gateway.access import Access, RateLimit
 from forebear_serve.gateway.api import make_api
+from forebear_serve.gateway.core import Core
+from forebear_serve.problems import MEDIA_TYPE
 from forebear_serve.settings import ServeSettings
 
 OPEN = {("get", "/v1/health")}
@@ -68,6 +70,23 @@ def test_errors_of_the_framework_are_problem_details_too(client: TestClient) -> 
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == status
         assert answer.json()["instance"] == answer.headers["X-Request-ID"]
+
+
+def test_a_mistake_of_our_own_is_problem_details_without_its_words(
+    settings: ServeSettings, make_core: Callable[[ServeSettings], Core], secrets: dict[str, str]
+) -> None:
+    class Broken:
+        async def call(self, method: str, *args: object) -> None:
+            raise RuntimeError("secret of /srv/forebear")
+
+    core = make_core(settings)
+    core.parts = replace(core.parts, catalogue=Broken())
+    headers = {"Authorization": f"Bearer {secrets['read']}", "X-Request-ID": "asked-once"}
+    answer = TestClient(make_api(core), headers=headers, raise_server_exceptions=False).get("/v1/samples")
+    assert answer.status_code == 500
+    assert answer.headers["Content-Type"] == MEDIA_TYPE
+    assert answer.json()["instance"] == "asked-once"
+    assert "secret" not in answer.text
 
 
 def test_a_callers_request_id_is_taken_over_when_it_is_harmless(client: TestClient) -> None:

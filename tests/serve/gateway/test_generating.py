@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+from collections.abc import AsyncIterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from forebear.attribution import Attributor
 from forebear.run import Run
 from forebear_generators.generator import Generator, Request
+from forebear_serve.gateway.api import make_api
 
 ASKED = {"label": 3, "seed": 7, "steps": 6}
 
@@ -79,6 +82,28 @@ def test_early_attribution_is_close_to_that_of_the_final_picture(client: TestCli
         for traced in (early["traced"], again)
     )
     assert np.corrcoef([first[name] for name in first], [second[name] for name in first])[0, 1] > 0.95
+
+
+def test_a_generator_that_took_over_does_not_tell_of_steps_again(settings, make_core, secrets) -> None:
+    core = make_core(settings)
+    maker = core.parts.makers["fp32"]
+
+    class TakenOver:
+        """Its first replica dies after three steps."""
+
+        async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+            dying = maker.stream(method, *args)
+            for _ in range(3):
+                yield await anext(dying)
+            await dying.aclose()
+            async for event in maker.stream(method, *args):
+                yield event
+
+    core.parts.makers["fp32"] = TakenOver()
+    client = TestClient(make_api(core), headers={"Authorization": f"Bearer {secrets['admin']}"})
+    told = events(client, {**ASKED, "seed": 13, "attribute": {}})
+    assert [name for name, _ in told] == ["progress"] * 6 + ["picture", "attribution", "done"]
+    assert [one["done"] for name, one in told if name == "progress"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_picture_that_was_made_is_not_made_again(client: TestClient) -> None:
