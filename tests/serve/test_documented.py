@@ -53,6 +53,7 @@ def test_the_grafana_dashboard_asks_for_metrics_that_there_are() -> None:
     measures.stages({"generate": 1.0})
     measures.picture(cached=False)
     measures.active.set(1)
+    measures.recall({"retrac": {"kind": "codes", "recall": {"at_10": 0.99}}, "pixel": {"kind": "exact"}})
     text = measures.text().decode()
     board = json.loads((PAGES.parent / "deploy" / "monitoring" / "grafana-services.json").read_text())
     asked = {

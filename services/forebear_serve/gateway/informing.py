@@ -1,6 +1,7 @@
 """What there is, and whether it works."""
 
 import asyncio
+from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
@@ -68,5 +69,9 @@ async def index(core: Gateway) -> IndexInfo:
 
 @router.get("/metrics", response_class=Response, responses=refused(401, 403, 429), dependencies=[READ])
 async def metrics(core: Gateway) -> Response:
-    """Numbers of the gateway replica that answers, in Prometheus's text format."""
+    """Numbers of the gateway replica that answers, in Prometheus's text format, and the indexes' recall."""
+    with suppress(ForebearError, Problem, TimeoutError):  # an attributor that is away is no reason to tell nothing
+        async with asyncio.timeout(CHECK_SECONDS):
+            info: IndexInfo = await core.parts.tracer.call("info")
+        core.measures.recall(info.indexes)
     return Response(core.measures.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

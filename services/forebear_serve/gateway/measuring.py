@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -27,6 +28,12 @@ class Measures:
             "forebear_pictures", "Pictures given out, by whether they were there", ["cached"], registry=own
         )
         self.active = Gauge("forebear_active_requests", "Requests being answered", registry=own)
+        self._recall = Gauge(
+            "forebear_index_recall",
+            "Part of the true best that an index finds, measured when it was built",
+            ["estimator", "at"],
+            registry=own,
+        )
 
     def request(self, request_id: str, method: str, route: str, status: int, seconds: float, token: str) -> None:
         """Count a request and log it; `route` is the pattern, such as /v1/samples/{sample_id}."""
@@ -44,6 +51,12 @@ class Measures:
 
     def picture(self, *, cached: bool) -> None:
         self._cached.labels(str(cached).lower()).inc()
+
+    def recall(self, indexes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Of `IndexInfo.indexes`: those that search by codes have one."""
+        for estimator, described in indexes.items():
+            for at, part in described.get("recall", {}).items():
+                self._recall.labels(estimator, at.removeprefix("at_")).set(part)
 
     def text(self) -> bytes:
         """In Prometheus's text format."""
