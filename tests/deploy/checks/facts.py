@@ -72,8 +72,12 @@ def _own_variables() -> frozenset[str]:
 
 @cache
 def _ray_reads(name: str) -> bool:
-    """Whether Ray's compiled part, its constants or its usage report know a variable; RAY_x is x in C++."""
-    constants = [RAY / "_private/ray_constants.py", *(RAY / "_common/usage").glob("*.py")]
+    """Whether Ray's compiled part, its or Serve's constants or its usage report know a variable; RAY_x is x in C++."""
+    constants = [
+        RAY / "_private/ray_constants.py",
+        RAY / "serve/_private/constants.py",
+        *(RAY / "_common/usage").glob("*.py"),
+    ]
     if any(re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")) for file in constants):
         return True
     with (RAY / "_raylet.so").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as compiled:
