@@ -4,8 +4,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from forebear_serve.client import Client
-from forebear_serve.client.calls import Call
 from forebear_serve.job_schemas import JobInfo, JobState
 
 LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
@@ -23,6 +21,8 @@ REASONS = {
 }
 """By status: what was asked for, and what to do."""
 FIRST_ERROR = 400
+RUNNING = "running"
+"""The state of a replica that takes calls."""
 STAGES = {
     "generate": "making a picture",
     "embed": "measuring it",
@@ -43,16 +43,16 @@ class Activity:
     """Answers by status, from 400 on."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Mean of each stage."""
-
-
-def metrics(client: Client) -> str:
-    """The text of /v1/metrics, for which the client has no method of its own."""
-    return client._ask(Call("GET", "/metrics", lambda content: content.decode()))
+    pending: dict[str, int] = field(default_factory=dict)
+    """By part, calls that it has not answered yet."""
+    replicas: dict[str, Counter[str]] = field(default_factory=dict)
+    """By part, how many copies are in which state; none where the parts are objects of one process."""
 
 
 def read_activity(text: str) -> Activity:
     """From /v1/metrics, in Prometheus's text format."""
     active, answered, errors = 0, 0, Counter[int]()
+    pending, replicas = dict[str, int](), dict[str, Counter[str]]()
     sums, counts = dict[str, float](), dict[str, float]()
     for name, labels, value in _samples(text):
         if name == "forebear_active_requests":
@@ -62,12 +62,16 @@ def read_activity(text: str) -> Activity:
             answered += int(value)
             if status >= FIRST_ERROR:
                 errors[status] += int(value)
+        elif name == "forebear_pending_calls":
+            pending[labels["part"]] = int(value)
+        elif name == "forebear_replicas":
+            replicas.setdefault(labels["part"], Counter())[labels["state"]] = int(value)
         elif name == "forebear_stage_seconds_sum":
             sums[labels["stage"]] = value
         elif name == "forebear_stage_seconds_count":
             counts[labels["stage"]] = value
     means = {stage: total / counts[stage] for stage, total in sums.items() if counts.get(stage)}
-    return Activity(active, answered, errors, means)
+    return Activity(active, answered, errors, means, pending, replicas)
 
 
 def job_part(job: JobInfo) -> float | None:
@@ -77,6 +81,13 @@ def job_part(job: JobInfo) -> float | None:
     told = job.progress or {}
     done, total = told.get("done"), told.get("total")
     return done / total if isinstance(done, int | float) and isinstance(total, int | float) and total else None
+
+
+def replicas_told(states: Counter[str]) -> str:
+    """Such as `1 of 2: 1 starting`; nothing where no replicas are known."""
+    rest = [f"{count} {state}" for state, count in states.items() if count and state != RUNNING]
+    running = f"{states[RUNNING]} of {states.total()}" if states else ""
+    return ": ".join([running, ", ".join(rest)]) if rest else running
 
 
 def error_words(status: int) -> tuple[str, str]:

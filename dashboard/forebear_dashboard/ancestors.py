@@ -41,8 +41,10 @@ def show_ancestors(answer: Attribution, key: str, width: int = cards.CARD_WIDTH)
             for one in influences:
                 place = f"{key}:{answer.estimator}:{side}:{one.sample_id}"
                 with cards.card(place):
-                    cards.picture(pictures[one.sample_id], one.caption, one.sample_id)
-                    st.html(influence_facts(one, f"{mark}{one.rank}", columns, largest))
+                    st.html(
+                        cards.picture(pictures[one.sample_id], one.caption, one.sample_id)
+                        + influence_facts(one, f"{mark}{one.rank}", columns, largest)
+                    )
                     if _ticked(one, f"{mark}{one.rank}", answer, place):
                         chosen.append(Chosen(one, answer))
     return chosen

@@ -115,7 +115,7 @@ def _pick() -> None:
     with st.grid(min_column_width=76, gap="xsmall"):
         for one in page.samples:
             with st.container(gap="xxsmall"):
-                cards.picture(pictures[one.id], one.caption, one.id)
+                st.html(cards.picture(pictures[one.id], one.caption, one.id))
                 st.button(
                     f"Take {plain(one.caption or one.id)}",
                     key=f"around:pick:{one.id}",

@@ -255,10 +255,9 @@ def ticked_list(found: Sequence[tuple[Found, ...]], key: str) -> None:
 
 def _card(one: Found, png: bytes | None, columns: Sequence[str], key: str) -> bool:
     with cards.card(key):
-        cards.picture(png, one.sample.caption, one.sample.id)
-        if one.place:
-            st.html(f'<div class="fb-facts"><b>{escaped(one.place)}</b></div>')
-        cards.sample_facts(one.sample, columns)
+        place = f'<div class="fb-facts"><b>{escaped(one.place)}</b></div>' if one.place else ""
+        picture = cards.picture(png, one.sample.caption, one.sample.id)
+        st.html(picture + place + cards.sample_facts(one.sample, columns))
         with st.container(horizontal=True, horizontal_alignment="distribute", gap="xxsmall"):
             ticked = st.checkbox("Review", key=f"{key}:tick", on_change="ignore")
             if st.button("Inspect", key=f"{key}:inspect", type="tertiary"):

@@ -23,6 +23,7 @@ def box_brush(png: bytes, size: tuple[int, int], place: str) -> Box:
         selection_mode="box",
         width="content",
         theme=None,
+        alt="The picture; drag to choose a box",
     )
     left, right = edges("Left and right edge, pixels", width, f"{place}:across")
     top, bottom = edges("Upper and lower edge, pixels", height, f"{place}:down")
@@ -51,10 +52,10 @@ def _brush(png: bytes, width: int, height: int) -> dict[str, Any]:
         return {"field": name, "type": "quantitative", "axis": None, "scale": {"domain": domain, "nice": False}}
 
     return {
-        "description": "The picture; drag to choose a box.",
         "width": wide,
         "height": tall,
-        "padding": 0,
+        "padding": dict.fromkeys(("left", "top", "right", "bottom"), 0),  # Streamlit takes a plain 0 for its own
+        "usermeta": {"embedOptions": {"renderer": "canvas"}},  # as SVG, the box would be a picture without words
         "data": {"values": [{"x": width / 2, "y": height / 2, "picture": address}]},
         "params": [{"name": "box", "select": {"type": "interval", "encodings": ["x", "y"]}}],
         "mark": {"type": "image", "width": wide, "height": tall, "aspect": False},

@@ -41,18 +41,16 @@ def sample_filter(client: Client) -> SampleFilter:
             "Caption or id contains", key="text", bind="query-params", max_chars=200, placeholder="heart"
         )
         name = st.selectbox("Group", [EVERY, *columns], key="group", bind="query-params")
-        values = [] if name == EVERY else [one.value for one in columns[name].values]
         counts = {} if name == EVERY else {one.value: one.samples for one in columns[name].values}
+        if not counts:
+            return SampleFilter(text.strip())
         value = st.selectbox(
             "Value",
-            values or [EVERY],
-            index=_linked(values),
+            list(counts),
+            index=_linked(list(counts)),
             key=f"value:{name}",
-            disabled=not values,
-            format_func=lambda one: f"{one or 'none'} ({counts[one]:,})" if one in counts else one,
+            format_func=lambda one: f"{one or 'none'} ({counts[one]:,})",
         )
-    if name == EVERY or not values:
-        return SampleFilter(text.strip())
     return SampleFilter(text.strip(), name, value)
 
 

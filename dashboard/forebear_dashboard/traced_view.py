@@ -1,6 +1,5 @@
 """A traced picture on a page: the picture and how to ask further on the left, ancestors and groups on the right."""
 
-import base64
 import json
 from collections.abc import Sequence
 
@@ -70,8 +69,7 @@ def nearest_facts(one: NearestImage, png: bytes | None) -> str:
     """HTML: the image that is nearest by one measure, how near, and from where on it would be a near copy."""
     shown = ""
     if png is not None:
-        alt = escaped(cards.alt_text(one.caption, one.sample_id))
-        shown = f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{alt}">'
+        shown = cards.png_html(png, cards.alt_text(one.caption, one.sample_id))
     limit = "" if one.threshold is None else f", a near copy from {one.threshold:.3g}"
     flag = "near copy" if one.near_copy else "not near enough"
     return (

@@ -88,7 +88,7 @@ def _pictures(review: ReviewInfo) -> None:
     found, made = st.columns(2, gap="small", wrap=False)
     with found, cards.card("review:sample"):
         png = thumbnails([review.sample_id], SHOWN_SIDE)[review.sample_id]
-        cards.picture(png, "", review.sample_id)
+        st.html(cards.picture(png, "", review.sample_id))
         st.caption(f"Training image {plain(review.sample_id)}")
         if st.button("Inspect", key="review:inspect", type="tertiary"):
             cards.inspect(review.sample_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -67,7 +67,8 @@ class GatewayReplica:
             ServedPart(jobs),
         )
         access = Access(self._database, limits.requests_per_minute, limits.generations_per_minute)
-        self._core = Core(settings, parts, access)
+        application = serve.get_replica_context().app_name
+        self._core = Core(settings, parts, access, partial(_replicas, application, tuple(makers)))
 
     def __serve_build_asgi_app__(self) -> Any:
         return make_api(self._core)
@@ -89,6 +90,17 @@ class GatewayReplica:
         """Turn new requests away; returns how many are still being answered."""
         self._core.closing = True
         return self._core.active
+
+
+def _replicas(application: str, generators: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Of each part by the name that people read, how many replicas are in which state."""
+    found = serve.status().applications.get(application)
+    named = {maker_name(name): f"generator {name}" for name in generators}
+    deployments = {} if found is None else found.deployments
+    return {
+        named.get(name, name): {state.lower(): count for state, count in one.replica_states.items()}
+        for name, one in deployments.items()
+    }
 
 
 def _options(name: str, replicas: Replicas, seconds: float, ongoing: int) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -19,10 +20,13 @@ BUSY_SECONDS = 5
 class Part(Protocol):
     """One engine class, wherever it runs."""
 
+    pending: int
+    """Calls of this process that are not answered yet: being worked at, or waiting for a replica."""
+
     async def call(self, method: str, *args: Any) -> Any:
         """What the method returns; raises what it raises, and Problem 429 or 503 when nobody can take the call."""
 
-    def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+    def stream(self, method: str, *args: Any) -> AsyncGenerator[Any]:
         """What the method tells its listener, which it takes as its last argument.
 
         It is told from the beginning again when the replica that was telling it has died.
@@ -41,27 +45,64 @@ class Parts:
     audits: Part
     jobs: Part
 
+    def named(self) -> dict[str, Part]:
+        """Each by the name that people read."""
+        makers = {f"generator {name}": part for name, part in self.makers.items()}
+        rest = {"attributor": self.tracer, "catalogue": self.catalogue, "reviews": self.reviews}
+        return makers | rest | {"audits": self.audits, "jobs": self.jobs}
 
-class LocalPart:
+
+class _Counting:
+    """Counts calls while they are answered."""
+
+    def __init__(self) -> None:
+        self.pending = 0
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.pending += 1
+        try:
+            yield
+        finally:
+            self.pending -= 1
+
+
+class LocalPart(_Counting):
     """An engine in this process, its methods run in threads."""
 
     def __init__(self, engine: object) -> None:
+        super().__init__()
         self._engine = engine
 
     async def call(self, method: str, *args: Any) -> Any:
-        return await asyncio.to_thread(getattr(self._engine, method), *args)
+        with self._counted():
+            return await asyncio.to_thread(getattr(self._engine, method), *args)
 
-    def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
-        return heard(partial(getattr(self._engine, method), *args))
+    async def stream(self, method: str, *args: Any) -> AsyncGenerator[Any]:
+        with self._counted():
+            async with aclosing(heard(partial(getattr(self._engine, method), *args))) as told:
+                async for event in told:
+                    yield event
 
 
-class ServedPart:
+class ServedPart(_Counting):
     """A deployment of Ray Serve, by its handle."""
 
     def __init__(self, handle: Any) -> None:
+        super().__init__()
         self._handle = handle
 
     async def call(self, method: str, *args: Any) -> Any:
+        with self._counted():
+            return await self._called(method, *args)
+
+    async def stream(self, method: str, *args: Any) -> AsyncGenerator[Any]:
+        with self._counted():
+            async with aclosing(self._told(method, *args)) as told:
+                async for event in told:
+                    yield event
+
+    async def _called(self, method: str, *args: Any) -> Any:
         left = RETRIES
         while True:
             try:
@@ -71,7 +112,7 @@ class ServedPart:
                     raise _explained(error) from None
                 left -= 1
 
-    async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+    async def _told(self, method: str, *args: Any) -> AsyncGenerator[Any]:
         left = RETRIES
         while True:
             told = self._handle.options(stream=True).stream.remote(method, *args)
@@ -111,7 +152,7 @@ class _Abandoned(Exception):  # noqa: N818 - no error: nobody listens any more
     pass
 
 
-async def heard(work: Callable[[Callable[[Any], None]], None]) -> AsyncIterator[Any]:
+async def heard(work: Callable[[Callable[[Any], None]], None]) -> AsyncGenerator[Any]:
     """What `work` tells the listener that it is given, from a thread of its own.
 
     When nobody iterates any more, the listener raises, which ends the work at its next word.

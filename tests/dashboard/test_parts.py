@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebear_dashboard.activity import error_words, job_part, metrics, read_activity
+from forebear_dashboard.activity import error_words, job_part, read_activity, replicas_told
 from forebear_dashboard.families import joined_families, others
 from forebear_dashboard.group_bars import group_table
 from forebear_dashboard.report import review_report
@@ -176,16 +177,29 @@ def test_nearest_image_is_told_whole(asker: Client, html_page: type) -> None:
 
 
 def test_activity_is_the_servers_own_count(asker: Client) -> None:
-    before = read_activity(metrics(asker))
+    before = read_activity(asker.metrics())
     with pytest.raises(RefusedError):
         asker.sample("no such image")
     asker.attribute(asker.samples(limit=1).samples[0], top_k=3)
-    after = read_activity(metrics(asker))
+    after = read_activity(asker.metrics())
     assert after.answered >= before.answered + 3
     assert after.errors[404] == before.errors[404] + 1
     assert after.active >= 1  # the question itself
     assert after.seconds["score"] > 0
+    assert after.pending["attributor"] == 0
+    assert not after.replicas  # these parts are objects of one process
     assert read_activity("") == read_activity("# HELP nothing\n")
+
+
+def test_replicas_are_told_by_state() -> None:
+    known = (("jobs", "running", 1), ("audits", "running", 1), ("audits", "starting", 2))
+    text = "".join(f'forebear_replicas{{part="{part}",state="{state}"}} {count}.0\n' for part, state, count in known)
+    found = read_activity(text).replicas
+    assert {part: replicas_told(states) for part, states in found.items()} == {
+        "jobs": "1 of 1",
+        "audits": "1 of 3: 2 starting",
+    }
+    assert replicas_told(Counter()) == ""
 
 
 def test_every_error_says_what_to_do() -> None:

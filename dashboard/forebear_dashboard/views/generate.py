@@ -37,12 +37,16 @@ def main() -> None:
     with st.form("generate", border=True):
         asked, question, submitted = _form(client, known)
     request = _around(asked) if submitted and around else asked
-    if submitted and request is not None:
-        _make(client, request, question)
-    shared = st.query_params.get("picture")
-    kept = answers.kept(PAGE)
-    if shared and (kept is None or kept.subject.picture_id != shared):
-        _reopen(client, shared, question)
+    # Always there: were what follows an element further down in the next run, expanders would close under the mouse.
+    making = st.empty()
+    with making.container():
+        if submitted and request is not None:
+            _make(client, request, question)
+        shared = st.query_params.get("picture")
+        kept = answers.kept(PAGE)
+        if shared and (kept is None or kept.subject.picture_id != shared):
+            _reopen(client, shared, question)
+    making.empty()
     if answers.kept(PAGE) is None:
         _empty(client, next(iter(known.values())).conditioning)
     show_answer(PAGE)
@@ -126,8 +130,6 @@ def _make(client: Client, request: dict[str, Any], question: Question) -> None:
             traced = event
         elif isinstance(event, Timings):
             stages = {name: value for name, value in event.stages.items() if name == "generate"}
-    bar.empty()
-    place.empty()
     if picture is None or traced is None:
         st.error("The server ended its answer early. Generate again.")
         st.stop()
@@ -165,7 +167,7 @@ def _empty(client: Client, conditioning: str) -> None:
     with st.grid(min_column_width=cards.CARD_WIDTH, gap="xsmall"):
         for sample_id, caption in examples:
             with cards.card(f"generate:example:{sample_id}"):
-                cards.picture(pictures[sample_id], caption, sample_id)
+                st.html(cards.picture(pictures[sample_id], caption, sample_id))
                 st.button(
                     plain(caption),
                     key=f"generate:example:{sample_id}",

@@ -1,9 +1,11 @@
 """Page: what is served, and whether it works."""
 
+from collections import Counter
+
 import streamlit as st
 
 from forebear_dashboard import asking, scopes, session
-from forebear_dashboard.activity import Activity, error_words, job_part, metrics, read_activity, stage_words
+from forebear_dashboard.activity import Activity, error_words, job_part, read_activity, replicas_told, stage_words
 from forebear_dashboard.text import plain, seconds
 from forebear_dashboard.told import errors_told
 from forebear_serve.database import Scope
@@ -13,6 +15,8 @@ from forebear_serve.schemas import Health, IndexInfo
 EVERY = 10.0
 """Seconds between looks at the health."""
 LOG_LINES = 8
+NOTES = ("storage_only", "reason")
+"""Facts of a generator: what its width does not save, and why a quicker backend was not taken."""
 PARTS = {"ok": "✔ ok", "busy": "⏳ busy: it has not answered yet"}
 JOBS = {
     JobState.RUNNING: "▶",
@@ -45,15 +49,32 @@ def _health() -> None:
     with errors_told():
         client = session.client()
         found: Health = client.health()
+        activity = read_activity(client.metrics())
         icon, words = STATES[found.status]
         st.subheader("Health")
         st.markdown(f"{icon} **{found.status}**. {words} Looked at every {EVERY:.0f} s.")
         parts, doing = st.columns([1, 1.4], gap="medium")
         with parts:
-            rows = [{"part": name, "state": PARTS.get(state, f"✗ {state}")} for name, state in found.parts.items()]
-            st.dataframe(rows, hide_index=True, width="stretch", alt="Parts of the service, and whether they answer")
+            _parts(found, activity)
         with doing:
-            _activity(read_activity(metrics(client)))
+            _activity(activity)
+
+
+def _parts(found: Health, activity: Activity) -> None:
+    rows = []
+    for name, state in found.parts.items():
+        row = {"part": name, "state": PARTS.get(state, f"✗ {state}")}
+        if activity.replicas:
+            row["replicas"] = replicas_told(activity.replicas.get(name, Counter()))
+        rows.append(row | {"in hand": str(activity.pending.get(name, 0))})
+    in_hand = st.column_config.TextColumn("in hand", help="Calls that the part works at, or that wait for it.")
+    st.dataframe(
+        rows,
+        hide_index=True,
+        width="stretch",
+        column_config={"in hand": in_hand},
+        alt="Parts of the service, whether they answer, their replicas, and calls that they have not answered",
+    )
 
 
 def _activity(found: Activity) -> None:
@@ -131,10 +152,11 @@ def _generators() -> None:
             "steps": one.steps,
             "conditioned on": one.conditioning,
             "pixels": one.image_size,
+            "note": ". ".join(str(one.facts[name]) for name in NOTES if one.facts.get(name)),
         }
         for one in asking.generators(session.client())
     ]
-    st.dataframe(rows, hide_index=True, width="stretch")
+    st.dataframe(rows, hide_index=True, width="stretch", alt="Generators, and what they run on")
 
 
 def _jobs() -> None:

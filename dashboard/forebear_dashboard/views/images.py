@@ -26,8 +26,7 @@ def main() -> None:
     with st.grid(min_column_width=cards.CARD_WIDTH, gap="xsmall"):
         for one in page.samples:
             with cards.card(f"images:{one.id}"):
-                cards.picture(pictures[one.id], one.caption, one.id)
-                cards.sample_facts(one, columns)
+                st.html(cards.picture(pictures[one.id], one.caption, one.id) + cards.sample_facts(one, columns))
                 if st.button("Inspect", key=f"images:{one.id}", type="tertiary"):
                     cards.inspect(one.id)
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import streamlit as st
 
-from forebear_dashboard import session
+from forebear_dashboard import scopes, session
 from forebear_dashboard.report import review_report
 from forebear_dashboard.review_list import bulk_form, page_turner, review_filter, review_page, review_table
 from forebear_dashboard.verdicts import judge, undo_button
 from forebear_serve.client import Client
+from forebear_serve.database import Scope
 
 HELD = ("all reviews", "what the filters let through")
 
@@ -37,7 +38,8 @@ def _empty(chosen: dict[str, Any]) -> None:
             "Nothing waits for a verdict. Generate or trace a picture, tick “Review” below the ancestors that are to "
             "be judged, and send them here."
         )
-        st.page_link("views/generate.py", label="Generate and trace")
+        if scopes.may(Scope.GENERATE):
+            st.page_link("views/generate.py", label="Generate and trace")
     elif not chosen:
         st.info("There are no reviews yet. Tick “Review” below ancestors, or in the audit, and send them here.")
     else:

@@ -33,7 +33,10 @@ def main() -> None:
         _upload(client, conditioning, question)
     with pick:
         _pick(client)
-    _linked(client, question)
+    tracing = st.empty()  # always there, as on the page that generates
+    with tracing.container():
+        _linked(client, question)
+    tracing.empty()
     if answers.kept(PAGE) is None:
         st.info(
             "Upload a picture, or pick a training image: its ancestors appear here. A training image should find "
@@ -70,7 +73,7 @@ def _pick(client: Client) -> None:
     with st.grid(min_column_width=110, gap="xsmall"):
         for one in page.samples:
             with cards.card(f"pick:{one.id}"):
-                cards.picture(pictures[one.id], one.caption, one.id)
+                st.html(cards.picture(pictures[one.id], one.caption, one.id))
                 st.button(
                     f"Trace {plain(one.caption or one.id)}",
                     key=f"trace:pick:{one.id}",

@@ -80,6 +80,10 @@ class AsyncClient:
         """Whether every part of the server answers."""
         return await self._ask(calls.health())
 
+    async def metrics(self) -> str:
+        """Numbers of the gateway replica that answers, in Prometheus's text format."""
+        return await self._ask(calls.metrics())
+
     async def token(self) -> TokenInfo:
         """What this client's token allows, and until when."""
         return await self._ask(calls.token())

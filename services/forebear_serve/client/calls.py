@@ -65,6 +65,10 @@ def health() -> Call[Health]:
     return Call("GET", "/health", read_as(Health), accepted=(503,))
 
 
+def metrics() -> Call[str]:
+    return Call("GET", "/metrics", bytes.decode)
+
+
 def token() -> Call[TokenInfo]:
     return Call("GET", "/token", read_as(TokenInfo))
 

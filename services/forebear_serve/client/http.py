@@ -83,6 +83,10 @@ class Client:
         """Whether every part of the server answers."""
         return self._ask(calls.health())
 
+    def metrics(self) -> str:
+        """Numbers of the gateway replica that answers, in Prometheus's text format."""
+        return self._ask(calls.metrics())
+
     def token(self) -> TokenInfo:
         """What this client's token allows, and until when."""
         return self._ask(calls.token())

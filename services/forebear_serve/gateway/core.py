@@ -1,5 +1,6 @@
 """What every route works with."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -19,6 +20,8 @@ class Core:
     settings: ServeSettings
     parts: Parts
     access: Access
+    replicas: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+    """By part and state, how many copies of it there are; none where parts are of this process. May block."""
     measures: Measures = field(default_factory=Measures)
     active: int = 0
     """Requests being answered."""

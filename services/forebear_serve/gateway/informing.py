@@ -23,9 +23,7 @@ router = APIRouter(tags=["about"])
 @router.get("/health", responses={503: {"model": Health, "description": "A part does not answer."}})
 async def health(response: Response, core: Gateway) -> Health:
     """Whether every part answers; needs no token, and says no more than names."""
-    parts = {f"generator {name}": part for name, part in core.parts.makers.items()}
-    parts |= {"attributor": core.parts.tracer, "catalogue": core.parts.catalogue, "reviews": core.parts.reviews}
-    parts |= {"audits": core.parts.audits, "jobs": core.parts.jobs}
+    parts = core.parts.named()
 
     async def state(name: str) -> tuple[str, str]:
         try:
@@ -69,8 +67,13 @@ async def index(core: Gateway) -> IndexInfo:
 
 @router.get("/metrics", response_class=Response, responses=refused(401, 403, 429), dependencies=[READ])
 async def metrics(core: Gateway) -> Response:
-    """Numbers of the gateway replica that answers, in Prometheus's text format, and the indexes' recall."""
-    with suppress(ForebearError, Problem, TimeoutError):  # an attributor that is away is no reason to tell nothing
+    """Numbers of the gateway replica that answers, in Prometheus's text format, the indexes' recall, and replicas."""
+    core.measures.pending({name: part.pending for name, part in core.parts.named().items()})
+    # A part that is away, Ray Serve's controller too, is no reason to tell nothing.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CHECK_SECONDS):
+            core.measures.replicas(await asyncio.to_thread(core.replicas))
+    with suppress(ForebearError, Problem, TimeoutError):
         async with asyncio.timeout(CHECK_SECONDS):
             info: IndexInfo = await core.parts.tracer.call("info")
         core.measures.recall(info.indexes)

@@ -28,6 +28,10 @@ class Measures:
             "forebear_pictures", "Pictures given out, by whether they were there", ["cached"], registry=own
         )
         self.active = Gauge("forebear_active_requests", "Requests being answered", registry=own)
+        self._pending = Gauge(
+            "forebear_pending_calls", "Calls that a part has not answered yet, begun or waiting", ["part"], registry=own
+        )
+        self._replicas = Gauge("forebear_replicas", "Copies of a part, by state", ["part", "state"], registry=own)
         self._recall = Gauge(
             "forebear_index_recall",
             "Part of the true best that an index finds, measured when it was built",
@@ -57,6 +61,18 @@ class Measures:
         for estimator, described in indexes.items():
             for at, part in described.get("recall", {}).items():
                 self._recall.labels(estimator, at.removeprefix("at_")).set(part)
+
+    def pending(self, calls: Mapping[str, int]) -> None:
+        """By part."""
+        for part, count in calls.items():
+            self._pending.labels(part).set(count)
+
+    def replicas(self, states: Mapping[str, Mapping[str, int]]) -> None:
+        """By part and state; those of an earlier look are forgotten."""
+        self._replicas.clear()
+        for part, counts in states.items():
+            for state, count in counts.items():
+                self._replicas.labels(part, state).set(count)
 
     def text(self) -> bytes:
         """In Prometheus's text format."""
