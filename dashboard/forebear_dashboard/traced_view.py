@@ -147,6 +147,7 @@ def _method(one: Attribution, answer: Answer) -> None:
     facts = {
         "mode": answer.traced.mode.value,
         "timesteps": ", ".join(map(str, query.timesteps)),
+        "parameters": ", ".join(query.parameters) or "all that the store covers",
         "checkpoints": ", ".join(record.name for record in print_.checkpoints),
         "measured before the picture was final": ", ".join(answer.traced.preliminary) or "none",
         "measurement": print_.measurement,

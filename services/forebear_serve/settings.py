@@ -58,8 +58,11 @@ class AttributorSettings:
     """Where a request names none; its index and calibration are opened before the first request."""
     exact_timesteps: Count | None = 16
     """Of mode `exact`; None: the store's own."""
-    fast_timesteps: Count | None = None
-    """The same of mode `fast`."""
+    fast_timesteps: Count | None = 4
+    """Of mode `fast`: so many of those of `exact`, evenly spaced; None, or more than those: the store's own."""
+    fast_parameters: tuple[str, ...] = ("up_blocks.*", "conv_out.*")
+    """Patterns of the parameters whose gradients mode `fast` measures: those near the output, in a part of the time.
+    Patterns that match nothing of the model are passed over; where none is left, all parameters are measured."""
     early_checkpoints: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the checkpoints that mode `fast` measures on the predicted clean picture while it is still being made:
     sooner, and less like the final picture's answer (docs/services.md has figures)."""

@@ -289,3 +289,37 @@ def test_parts_of_a_query_that_do_not_fit_are_refused(attributor: Attributor, em
         early.completed(attributor.embed_query(picture, label=2, checkpoints=others))
     with pytest.raises(ConfigError, match="no checkpoint step-9; it has step-"):
         attributor.embed_query(picture, label=1, checkpoints=["step-9"])
+
+
+def test_gradients_of_some_parameters_are_a_part_of_the_whole(attributor: Attributor, embedded) -> None:
+    sample = attributor.training_set.samples[ROW]
+
+    def mean(*parameters: str) -> np.ndarray:
+        found = attributor.embed_query(
+            attributor.training_set.picture(ROW), sample.caption, sample.label, QueryConfig(parameters=parameters)
+        )
+        assert found.record.parameters == parameters
+        return found.embeddings[-1].mean
+
+    near, far = mean("up_blocks.*", "conv_out.*"), mean("!up_blocks.*", "!conv_out.*")
+    assert np.linalg.norm(near) > 0
+    assert np.linalg.norm(far) > 0
+    np.testing.assert_allclose(near + far, embedded.embeddings[-1].mean, atol=1e-5 * np.linalg.norm(near + far))
+
+
+def test_gradients_of_some_parameters_tell_no_near_copies(attributor: Attributor) -> None:
+    sample = attributor.training_set.samples[ROW]
+    found = [
+        attributor.attribute(attributor.training_set.picture(ROW), label=sample.label, query=query).memorisation
+        for query in (QueryConfig(), QueryConfig(parameters=("up_blocks.*",)))
+    ]
+    assert all(one is not None for one in found)
+    whole, part = ({one.measure for one in copies.nearest} for copies in found if copies is not None)
+    assert whole - part == {"retrac-matched"}
+
+
+def test_parameters_that_are_not_there_are_refused(attributor: Attributor) -> None:
+    with pytest.raises(ConfigError, match="no parameter matches the pattern 'nowhere"):
+        attributor.embed_query(attributor.training_set.picture(ROW), query=QueryConfig(parameters=("nowhere.*",)))
+    assert attributor.covers("conv_out.*")
+    assert not attributor.covers("nowhere.*")

@@ -163,6 +163,8 @@ class QueryRecord:
     """First and last timestep that were allowed; None: no restriction."""
     preliminary: tuple[str, ...] = ()
     """Checkpoints that measured an earlier sight of the picture, before it was final (`EmbeddedQuery.completed`)."""
+    parameters: tuple[str, ...] = ()
+    """Patterns of the parameters whose gradients alone were measured; none: all of the store's."""
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,10 @@ class Attributor:
         """A band of timesteps whose open ends are the model's own."""
         return (0 if first is None else first), (self._embedder.total_timesteps - 1 if last is None else last)
 
+    def timesteps(self, query: QueryConfig = DEFAULT_QUERY) -> tuple[int, ...]:
+        """At which a query of this kind is measured."""
+        return query.placed_timesteps(self.store, self._embedder.total_timesteps)[0]
+
     def region(self, mask: Mask, image: Picture) -> Region:
         """A region of a query picture; raises what `region_of` raises."""
         return region_of(mask, image, self.image_size)
@@ -312,12 +316,17 @@ class Attributor:
         channels, size, _ = self._embedder.picture_shape or live.sides.picture_shape
         self._detector(live, audit, channels, size)
 
-    def load(self) -> None:
-        """Load the checkpoints now, so that the first query does not wait for it.
+    def load(self, query: QueryConfig = DEFAULT_QUERY) -> None:
+        """Load the checkpoints now, so that the first query of this kind does not wait for it.
 
-        Raises StoreError when one is gone or has other weights than the store was made with.
+        Raises StoreError when one is gone or has other weights than the store was made with, and ConfigError for
+        parameters of which the store covers none.
         """
-        self._embedder.load()
+        self._embedder.load(query.parameters)
+
+    def covers(self, pattern: str) -> bool:
+        """Whether the store's vectors hold gradients of a parameter whose name matches; loads a checkpoint."""
+        return self._embedder.covered(pattern)
 
     def report(self, path: str | PathLike[str], entries: Sequence[ReportEntry]) -> None:
         """Write answers about this run as one self-contained HTML page.
@@ -413,6 +422,7 @@ class Attributor:
         """The gradient measure of near copies, when the query was measured exactly as the samples were."""
         plan, record = live.store.plan, embedded.record
         alike = (record.timesteps, record.draws) == (plan.timesteps, plan.draws) and record.region is None
+        alike = alike and not record.parameters
         if not alike or not embedded.embeddings or record.seed != plan.settings.get("seed"):
             return None
         for name in COPY_ESTIMATORS:

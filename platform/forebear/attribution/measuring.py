@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from forebear.errors import ConfigError, StoreError
 from forebear.estimators import estimator
 from forebear.gradients import Precision, ProjectionConfig
 from forebear.gradients.columns import COLUMNS
+from forebear.gradients.coverage import select_parameters
 from forebear.gradients.embedding import Draws, Embedder, Embeddings
 from forebear.run import Run
 from forebear.store import PlannedCheckpoint, Store, StorePlan
@@ -100,6 +102,7 @@ class QueryEmbedder:
         self._run, self._plan = run, plan
         self._settings = parse(MeasurementSettings, plan.settings, f"the plan of the store in {run.store_folder}")
         self._loaded: dict[str, tuple[DiffusionModel, Embedder]] = {}
+        self._partial: dict[tuple[str, tuple[str, ...]], Embedder] = {}
 
     @property
     def image_size(self) -> int:
@@ -113,10 +116,13 @@ class QueryEmbedder:
             return model.image_channels, model.image_size, model.image_size
         return None
 
-    def load(self) -> None:
-        """Load every checkpoint now, so that no query waits for it."""
+    def load(self, parameters: tuple[str, ...] = ()) -> None:
+        """Load every checkpoint now, so that no query waits for it, nor one of `parameters` alone.
+
+        Raises StoreError as `embed` does, and ConfigError for parameters of which the store covers none.
+        """
         for planned in reversed(self._plan.checkpoints):  # the last is the model's own, of which the others are copies
-            self._checkpoint(planned)
+            self._embedder(planned, parameters)
 
     @property
     def total_timesteps(self) -> int:
@@ -188,7 +194,8 @@ class QueryEmbedder:
         grid = None if mask is None else mask_on_grid(mask, model.x0_shape[1:])
         embeddings: dict[str, Embeddings] = {}
         for planned in self._chosen(checkpoints) if measurements else ():
-            model, embedder = self._checkpoint(planned)
+            model, _ = self._checkpoint(planned)
+            embedder = self._embedder(planned, query.parameters)
             with torch.no_grad():
                 x0 = model.codec.encode(pixels)  # [P, c, h, w]
             embeddings[planned.name] = embedder.embed(
@@ -201,7 +208,7 @@ class QueryEmbedder:
             steps = tuple(own.values()) if by_timestep else ()
             if by_timestep:
                 own = {name: joined(apart) for name, apart in own.items()}
-            record = QueryRecord(caption, label, timesteps, draws, seed, losses_of(own))
+            record = QueryRecord(caption, label, timesteps, draws, seed, losses_of(own), parameters=query.parameters)
             found.append(EmbeddedQuery(tuple(own.values()), record, seconds, pixels[place].numpy(), steps=steps))
         return tuple(found)
 
@@ -233,6 +240,40 @@ class QueryEmbedder:
                 raise ConfigError(missing_measurement(name, measurement, self._plan.columns, self._run))
         return tuple(measurement for measurement in held if measurement in needed)
 
+    def covered(self, pattern: str) -> bool:
+        """Whether the store's vectors hold gradients of a parameter whose name matches."""
+        _, embedder = self._checkpoint(self._plan.checkpoints[-1])
+        return any(fnmatchcase(share.name, pattern) for share in embedder.engine.coverage.covered)
+
+    def _embedder(self, planned: PlannedCheckpoint, parameters: tuple[str, ...]) -> Embedder:
+        """Of a checkpoint, for the gradients of these parameters alone."""
+        model, embedder = self._checkpoint(planned)
+        if not parameters:
+            return embedder
+        if self._projection().dim is None:
+            raise ConfigError("the store holds whole gradients, of which no part can be measured; leave out parameters")
+        place = planned.name, parameters
+        if place not in self._partial:
+            covered = {share.name for share in embedder.engine.coverage.covered}
+            names = [name for name in select_parameters(model.denoiser, parameters) if name in covered]
+            if not names:
+                raise ConfigError(
+                    f"the store covers none of the parameters {', '.join(parameters)}; name others, or none for all"
+                )
+            self._partial[place] = self._made(model, names)
+        return self._partial[place]
+
+    def _made(self, model: DiffusionModel, part: Sequence[str] | None = None) -> Embedder:
+        return Embedder(
+            model,
+            self._projection(),
+            patterns=self._settings.parameters,
+            part=part,
+            loss=self._settings.loss,
+            precision=self._settings.precision,
+            batch_size=self._settings.batch_size,
+        )
+
     def _checkpoint(self, planned: PlannedCheckpoint) -> tuple[DiffusionModel, Embedder]:
         if planned.name not in self._loaded:
             self._loaded[planned.name] = self._load(planned)
@@ -249,14 +290,7 @@ class QueryEmbedder:
                 f"the weights of checkpoint {planned.name} are not those that {self._run.store_folder} was made with; "
                 f"{remedy}"
             )
-        embedder = Embedder(
-            model,
-            self._projection(),
-            patterns=self._settings.parameters,
-            loss=self._settings.loss,
-            precision=self._settings.precision,
-            batch_size=self._settings.batch_size,
-        )
+        embedder = self._made(model)
         if embedder.engine.fingerprint_data() != self._plan.projection:
             raise StoreError(
                 f"the store in {self._run.store_folder} holds another projection of the gradients than this Forebear "

@@ -46,6 +46,10 @@ class QueryConfig:
     sampling: Literal["stratified", "importance"] = "stratified"
     """`importance` places `count` timesteps where the store's gradients are long and weights them to the same mean: for
     `tracin` and other estimators that read means of gradients as they are (docs/estimators.md has the measurements)."""
+    parameters: tuple[str, ...] = ()
+    """Patterns of the model's parameters: gradients of these alone, of those that the store covers, are measured; none:
+    all. Those near the output, such as `up_blocks.*` of a UNet, need a part of the time; scores are then sums over
+    these parameters."""
     paper: bool = False
     """Measure as the paper does: 100 timesteps x 16 noises. Slow, and not for `retrac-matched`."""
 

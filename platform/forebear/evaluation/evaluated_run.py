@@ -200,7 +200,7 @@ def _read(path: Path) -> EmbeddedQuery | None:
         )
         record = said["record"]
         losses = {name: tuple(values) for name, values in record["losses"].items()}
-        listed = {name: tuple(record[name]) for name in ("timesteps", "preliminary") if name in record}
+        listed = {name: tuple(record[name]) for name in ("timesteps", "preliminary", "parameters") if name in record}
         whole = {**record, **listed, "losses": losses}
         return EmbeddedQuery(embeddings, QueryRecord(**whole), said["seconds"], pixels)
     except (OSError, ValueError, KeyError, TypeError, BadZipFile):

@@ -146,9 +146,9 @@ class Embeddings:
 class Embedder:
     """Embeds pictures under one set of weights.
 
-    `patterns` select parameters of the denoiser, as in GradientEngine. `batch_size` counts denoised rows, one for each
-    picture, timestep and draw; it changes results by rounding alone. Raises ConfigError when the projection is larger
-    than the gradient, and what GradientEngine raises.
+    `patterns` select parameters of the denoiser, as in GradientEngine; of these, gradients of `part` alone are taken,
+    the names of some. `batch_size` counts denoised rows, one for each picture, timestep and draw; it changes results by
+    rounding alone. Raises ConfigError when the projection is larger than the gradient, and what GradientEngine raises.
     """
 
     def __init__(
@@ -157,13 +157,14 @@ class Embedder:
         projection: ProjectionConfig,
         *,
         patterns: Sequence[str] = ("*",),
+        part: Sequence[str] | None = None,
         loss: Loss = "mse",
         precision: Precision = "float32",
         batch_size: int = 32,
     ) -> None:
         self._model, self._loss, self._batch_size = model, loss, batch_size
         _check_dim(model, projection, patterns)
-        self.engine = GradientEngine(model.denoiser, projection, patterns, precision=precision)
+        self.engine = GradientEngine(model.denoiser, projection, part or patterns, precision=precision)
         self._device = next(model.denoiser.parameters()).device
         self._seed = 0 if projection.dim is None else projection.seed  # a whole gradient has no seed
         # Enough for a query's timesteps; recorded events have up to all of them.

@@ -12,6 +12,7 @@ import numpy as np
 
 from forebear.attribution import Attribution, Attributor, AuditConfig, EmbeddedQuery, QueryConfig
 from forebear.attribution.region import Mask
+from forebear.diffusion.noise import stratified_timesteps
 from forebear.errors import ConfigError
 from forebear.estimators import ESTIMATORS, estimator
 from forebear_serve.engine.events import TraceQuery
@@ -36,6 +37,8 @@ class Tracer:
         self._attributor = Attributor.open(run, [settings.estimator])
         self._settings, self._limits = settings, limits
         self._attributor.load()
+        self._fast = self._fast_query()
+        self._attributor.load(self._fast)
         self._attributor.prepare([settings.estimator])
         self._lock = threading.Lock()
         self._embedded: OrderedDict[str, EmbeddedQuery] = OrderedDict()
@@ -210,12 +213,26 @@ class Tracer:
         )
 
     def _measured(self, options: AttributeOptions, names: Sequence[str]) -> QueryConfig:
-        """At how many timesteps; estimators that compare equal timesteps keep to the store's own."""
-        count = self._settings.exact_timesteps if options.mode is Mode.EXACT else self._settings.fast_timesteps
-        own = self._attributor.store.plan.timesteps
-        if count is None or count == len(own) or any(ESTIMATORS[name].equal_timesteps for name in names):
+        """How a query is measured; estimators that compare equal timesteps keep to the store's own."""
+        if any(ESTIMATORS[name].equal_timesteps for name in names):
             return QueryConfig()
-        return QueryConfig(count=count)
+        return self._fast if options.mode is Mode.FAST else self._exact
+
+    @property
+    def _exact(self) -> QueryConfig:
+        count = self._settings.exact_timesteps
+        own = self._attributor.store.plan.timesteps
+        return QueryConfig() if count in {None, len(own)} else QueryConfig(count=count)
+
+    def _fast_query(self) -> QueryConfig:
+        """As `exact`, at fewer timesteps and of fewer parameters: noise that both meet makes their answers alike."""
+        parameters = tuple(one for one in self._settings.fast_parameters if self._attributor.covers(one))
+        every = self._attributor.timesteps(self._exact)
+        count = self._settings.fast_timesteps
+        if count is None or count >= len(every):
+            return QueryConfig(parameters=parameters)
+        places = stratified_timesteps(count, len(every))
+        return QueryConfig(timesteps=tuple(every[place] for place in places), parameters=parameters)
 
     def _mask(self, region: Region) -> Mask:
         if region.box is not None:

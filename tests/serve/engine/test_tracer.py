@@ -1,6 +1,7 @@
 """Pictures that are traced together: each gets its own answer, or its own error, as if it were alone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from forebear.attribution.answer import QueryRecord
 from forebear.errors import ConfigError, DataError, ModelError
 from forebear_serve.engine.events import TraceQuery
 from forebear_serve.engine.tracer import Tracer
@@ -81,3 +83,18 @@ def test_pictures_that_wait_are_embedded_together_and_times_are_told(tracer: Tra
         stages = one.timings.stages
         assert sum(stages.values()) == pytest.approx(one.timings.total)
         assert min(stages.values()) >= -1e-6
+
+
+def test_fast_measures_a_part_of_what_exact_does(settings: ServeSettings) -> None:
+    def measured(options: AttributeOptions, **changed: Any) -> QueryRecord:
+        attributor = replace(settings.attributor, **{"exact_timesteps": 8, "fast_timesteps": 2} | changed)
+        return Tracer(settings.run, attributor, settings.limits).trace(query(1, options)).attributions[0].query
+
+    exact, fast = measured(EXACT), measured(FAST)
+    assert fast.timesteps == (exact.timesteps[2], exact.timesteps[6])
+    assert fast.parameters == ("up_blocks.*", "conv_out.*")
+    assert exact.parameters == ()
+    assert measured(FAST, fast_parameters=("transformer_blocks.*",)).parameters == ()  # of another kind of model
+    assert measured(FAST, fast_timesteps=None).timesteps != fast.timesteps
+    matched = AttributeOptions(top_k=24, estimators=("retrac-matched",))
+    assert measured(matched).parameters == ()  # it compares timesteps one by one, as the store has them
