@@ -60,8 +60,14 @@ class AttributorSettings:
     """Of mode `exact`; None: the store's own."""
     fast_timesteps: Count | None = 4
     """Of mode `fast`: so many of those of `exact`, evenly spaced; None, or more than those: the store's own."""
-    fast_parameters: tuple[str, ...] = ("up_blocks.*", "conv_out.*")
-    """Patterns of the parameters whose gradients mode `fast` measures: those near the output, in a part of the time.
+    fast_parameters: tuple[str, ...] = (
+        "up_blocks.*",
+        "conv_norm_out.*",
+        "conv_out.*",
+        "conv_in.*",
+        "time_embedding.*",
+    )
+    """Patterns of the parameters whose gradients mode `fast` measures: of a UNet nearly a whole gradient, in less time.
     Patterns that match nothing of the model are passed over; where none is left, all parameters are measured."""
     early_checkpoints: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the checkpoints that mode `fast` measures on the predicted clean picture while it is still being made:

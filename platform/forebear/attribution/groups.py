@@ -39,7 +39,7 @@ class GroupColumn:
         samples = np.bincount(self.codes, minlength=len(self.values))  # [G]
         totals, positive = self.sums(np.stack([exact, np.maximum(exact, 0.0)]))  # [G] each
         shares = positive / (positive.sum() or 1.0)
-        parts = samples / len(scores)
+        parts, mean = samples / len(scores), exact.mean()
         return tuple(
             GroupTotal(
                 value=self.values[group],
@@ -49,7 +49,7 @@ class GroupColumn:
                 data_share=float(parts[group]),
                 rank=rank,
                 ratio=float(shares[group] / parts[group]),
-                expected_total=float(samples[group] * exact.mean()),
+                expected_total=float(samples[group] * mean),
             )
             for rank, group in enumerate(np.argsort(-totals, kind="stable").tolist(), start=1)
         )
