@@ -323,3 +323,14 @@ def test_parameters_that_are_not_there_are_refused(attributor: Attributor) -> No
         attributor.embed_query(attributor.training_set.picture(ROW), query=QueryConfig(parameters=("nowhere.*",)))
     assert attributor.covers("conv_out.*")
     assert not attributor.covers("nowhere.*")
+
+
+def test_a_store_that_moved_is_missed_clearly_and_nothing_is_lost(writable_run: Run, tmp_path: Path) -> None:
+    picture = Image.new("L", (8, 8))
+    before = Attributor.open(writable_run.folder).attribute(picture, label=3).proponents
+    writable_run.store_folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"forebear embed"):
+        Attributor.open(writable_run.folder)
+    (tmp_path / "elsewhere").rename(writable_run.store_folder)
+    moved = writable_run.folder.rename(writable_run.folder.with_name("moved"))  # the whole run may move
+    assert Attributor.open(moved).attribute(picture, label=3).proponents == before

@@ -200,3 +200,13 @@ def test_an_index_of_the_format_before_is_read_as_it_is(folder: Path, build) -> 
         del holder[name]
     (folder / "index.json").write_text(json.dumps(values))
     np.testing.assert_array_equal(VectorIndex.open(folder).search(queries, 10).scores, before.scores)
+
+
+@pytest.mark.parametrize("dim", [160, 4096])
+def test_bytes_of_a_row_are_those_of_the_file(folder: Path, build, dim: int) -> None:
+    sizes = {}
+    for count in (1024, 4096):
+        place = folder / str(count)
+        build(place, keyed_normal((count, dim), "sizes"), **FORCED)
+        sizes[count] = (place / shortlist.SHORTLIST_FILE).stat().st_size
+    assert (sizes[4096] - sizes[1024]) / 3072 == shortlist.bytes_each(dim)

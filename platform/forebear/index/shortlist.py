@@ -45,6 +45,12 @@ PASSES = 3
 """Of the search for the leading directions: each multiplies what is wanted by its variance once more."""
 
 
+def bytes_each(dim: int) -> int:
+    """Of a row of `dim` numbers: four bits for each table, a byte for each direction."""
+    size, tables = _sizes(dim)
+    return -(-tables // 2) + size + -size % tables
+
+
 class Shortlist:
     """Short codes of N vectors. FAISS uses as many threads as `faiss.omp_set_num_threads` or OMP_NUM_THREADS say."""
 
@@ -102,6 +108,12 @@ def _learnt_from(matrix: HalfMatrix, apart: NDArray[np.int64]) -> NDArray[np.int
     return np.resize(chosen, max(CENTROIDS, len(chosen)))
 
 
+def _sizes(dim: int) -> tuple[int, int]:
+    """Directions, and tables, of vectors of `dim` numbers."""
+    size = min(DIRECTIONS, dim)
+    return size, min(TABLES, -(-size // LEAST_PER_TABLE))
+
+
 def _leading_directions(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
     """The leading principal directions float32[m, D], orthonormal, of centred rows float32[n, D], and m's tables.
 
@@ -109,8 +121,7 @@ def _leading_directions(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32],
     directions, directions of zeros make up for it.
     """
     dim = rows.shape[1]
-    size = min(DIRECTIONS, dim)
-    tables = min(TABLES, -(-size // LEAST_PER_TABLE))
+    size, tables = _sizes(dim)
     centred = torch.from_numpy(rows)
     basis = torch.from_numpy(keyed_normal((dim, min(dim, size + SPARE_DIRECTIONS)), "directions"))
     for _ in range(PASSES):

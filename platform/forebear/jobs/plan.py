@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from forebear.errors import ConfigError
 from forebear.index import IndexConfig
+from forebear.index.shortlist import bytes_each
 from forebear.jobs.plan_measuring import MeasuredSearch
 
 HOUR = 3600.0
@@ -165,7 +166,10 @@ def _storage(job: Job) -> list[Line]:
 
 def _index(job: Job) -> Line:
     n, d = job.samples, job.index_dim
-    codes, counted = (2 * -(-d // 8), " + 2 codes of a bit each") if job.index_kind == "rabitq" else (0, "")
+    codes, counted = (0, "")
+    if job.index_kind == "rabitq":  # one or the other: whether short ones find enough shows when the index is built
+        codes = max(2 * -(-d // 8), bytes_each(d))
+        counted = f" + codes of at most {codes:,}"
     row = 2 * d + codes + 48
     arithmetic = (
         f"{job.index_kind}: {n:,} x (2 x {d:,} numbers{counted} + 48 = {row:,} B), for each estimator's vectors"
