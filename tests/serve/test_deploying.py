@@ -275,7 +275,7 @@ def test_a_new_version_loses_no_request(
     def taken() -> bool:
         status = cluster.status()
         now = replica_ids(status)
-        changed = now > before if kind == "scale" else not now & before
+        changed = now > before if kind == "scale" else now and not now & before  # none at all while Serve begins
         return changed and all(one["status"] == "HEALTHY" for one in status.values())
 
     with Load(cluster) as load:

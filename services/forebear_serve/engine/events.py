@@ -24,7 +24,7 @@ class Finished:
 
     picture: Picture
     pixels: NDArray[np.float32]
-    """float32[C, H, W] in [-1, 1], as the model made it: attribution need not decode the PNG."""
+    """float32[C, H, W] in [-1, 1], those of the PNG, which attribution then need not decode."""
     seconds: float
 
 
@@ -36,7 +36,7 @@ class TraceQuery:
     """A picture and what is asked about it."""
 
     pixels: NDArray[np.float32] | Image.Image
-    """float32[C, H, W] in [-1, 1] as the model made it, or a picture of any size."""
+    """float32[C, H, W] in [-1, 1] as the model sees it, or a picture of any size."""
     prompt: str = ""
     label: int | None = None
     options: AttributeOptions = field(default_factory=AttributeOptions)

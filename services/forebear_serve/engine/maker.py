@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from forebear.config import plain
 from forebear.diffusion.model import weights_fingerprint
@@ -118,7 +119,8 @@ class Maker:
         with self._lock:
             pixels, facts = work.make(hear)
             self._worked = time.monotonic()
-        png = to_png(to_picture(pixels))
+        given = to_picture(pixels)
+        png = to_png(given)
         info = PictureInfo(
             id=picture_id,
             origin="generated",
@@ -133,7 +135,7 @@ class Maker:
         )
         self._pictures.add(info, png)
         picture = Picture(**info.model_dump(), png=_encoded(png))
-        hear(Finished(picture, pixels, time.perf_counter() - started))
+        hear(Finished(picture, self._as_given(given), time.perf_counter() - started))
 
     def _from_noise(self, request: GenerateRequest, early_step: float | None) -> "_Work":
         asked = self._request(request)
@@ -185,13 +187,16 @@ class Maker:
         return Request((request.prompt,), (request.label,), (request.seed,), sampler, steps, request.guidance)
 
     def _known(self, picture_id: str, started: float) -> Finished:
-        picture = self._pictures.picture(picture_id)
+        pixels = self._as_given(self._pictures.picture(picture_id))
         png = self._pictures.png(picture_id)
-        model = self._generator.model
-        pixels = np.asarray(picture.convert("L" if model.image_channels == 1 else "RGB"), np.float32) / 127.5 - 1.0
-        pixels = pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
         described = Picture(**self._pictures.info(picture_id).model_dump(), png=_encoded(png), cached=True)
         return Finished(described, pixels, time.perf_counter() - started)
+
+    def _as_given(self, picture: Image.Image) -> Pixels:
+        """The pixels of a picture that is given out; its eight bits, so that asked again it has the same ancestors."""
+        model = self._generator.model
+        pixels = np.asarray(picture.convert("L" if model.image_channels == 1 else "RGB"), np.float32) / 127.5 - 1.0
+        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _encoded(png: bytes) -> str:

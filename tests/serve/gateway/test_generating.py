@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from forebear.attribution import Attributor
+from forebear.images import to_picture
 from forebear.run import Run
 from forebear_generators.generator import Generator, Request
 from forebear_serve.gateway.api import make_api
@@ -62,11 +63,15 @@ def test_exact_mode_gives_the_librarys_own_answer(client: TestClient, served_run
     assert told["traced"]["preliminary"] == []
     made = Generator.load(served_run.model_folder)
     array = made.run(Request(("",), (3,), (9,), steps=6)).pixels[0].numpy()
-    own = Attributor.open(served_run.folder).attribute(array, "", 3, "retrac-matched", 24)
+    given = np.asarray(to_picture(array).convert("L"), np.float32)[None] / 127.5 - 1  # what is sent has eight bits
+    own = Attributor.open(served_run.folder).attribute(given, "", 3, "retrac-matched", 24)
     served = told["traced"]["attributions"][0]
     assert [one["sample_id"] for one in served["proponents"]] == [one.sample_id for one in own.proponents]
     assert [one["score"] for one in served["proponents"]] == pytest.approx([one.score for one in own.proponents])
     assert served["memorisation"]["nearest"]
+    again = client.post("/v1/generate", json=asked).json()
+    assert again["picture"]["cached"]
+    assert again["traced"]["attributions"][0]["proponents"] == served["proponents"]
     assert served["sign"] == own.sign
 
 
