@@ -321,8 +321,8 @@ def test_gradients_of_some_parameters_tell_no_near_copies(attributor: Attributor
 def test_parameters_that_are_not_there_are_refused(attributor: Attributor) -> None:
     with pytest.raises(ConfigError, match="no parameter matches the pattern 'nowhere"):
         attributor.embed_query(attributor.training_set.picture(ROW), query=QueryConfig(parameters=("nowhere.*",)))
-    assert attributor.covers("conv_out.*")
-    assert not attributor.covers("nowhere.*")
+    assert attributor.measures_apart("conv_out.*")
+    assert not attributor.measures_apart("nowhere.*")
 
 
 def test_a_store_that_moved_is_missed_clearly_and_nothing_is_lost(writable_run: Run, tmp_path: Path) -> None:
@@ -334,3 +334,12 @@ def test_a_store_that_moved_is_missed_clearly_and_nothing_is_lost(writable_run: 
     (tmp_path / "elsewhere").rename(writable_run.store_folder)
     moved = writable_run.folder.rename(writable_run.folder.with_name("moved"))  # the whole run may move
     assert Attributor.open(moved).attribute(picture, label=3).proponents == before
+
+
+def test_whole_gradients_have_no_part(recorded_run: Run) -> None:
+    whole = Attributor.open(recorded_run.folder)
+    assert not whole.measures_apart("conv_out.*")
+    with pytest.raises(ConfigError, match="whole gradients"):
+        whole.embed_query(
+            whole.training_set.picture(ROW), label=1, query=QueryConfig(timesteps=(9,), parameters=("conv_out.*",))
+        )

@@ -324,9 +324,12 @@ class Attributor:
         """
         self._embedder.load(query.parameters)
 
-    def covers(self, pattern: str) -> bool:
-        """Whether the store's vectors hold gradients of a parameter whose name matches; loads a checkpoint."""
-        return self._embedder.covered(pattern)
+    def measures_apart(self, pattern: str) -> bool:
+        """Whether gradients of parameters whose names match can be measured alone; loads a checkpoint.
+
+        The store must cover one of them, and must not hold whole gradients.
+        """
+        return self._embedder.apart(pattern)
 
     def report(self, path: str | PathLike[str], entries: Sequence[ReportEntry]) -> None:
         """Write answers about this run as one self-contained HTML page.

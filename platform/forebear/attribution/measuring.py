@@ -240,8 +240,10 @@ class QueryEmbedder:
                 raise ConfigError(missing_measurement(name, measurement, self._plan.columns, self._run))
         return tuple(measurement for measurement in held if measurement in needed)
 
-    def covered(self, pattern: str) -> bool:
-        """Whether the store's vectors hold gradients of a parameter whose name matches."""
+    def apart(self, pattern: str) -> bool:
+        """Whether gradients of parameters that match can be measured alone: the store covers one, and projects."""
+        if self._projection().dim is None:
+            return False
         _, embedder = self._checkpoint(self._plan.checkpoints[-1])
         return any(fnmatchcase(share.name, pattern) for share in embedder.engine.coverage.covered)
 

@@ -226,7 +226,7 @@ class Tracer:
 
     def _fast_query(self) -> QueryConfig:
         """As `exact`, at fewer timesteps and of fewer parameters: noise that both meet makes their answers alike."""
-        parameters = tuple(one for one in self._settings.fast_parameters if self._attributor.covers(one))
+        parameters = tuple(one for one in self._settings.fast_parameters if self._attributor.measures_apart(one))
         every = self._attributor.timesteps(self._exact)
         count = self._settings.fast_timesteps
         if count is None or count >= len(every):
