@@ -43,6 +43,16 @@ def test_a_picture_and_its_ancestors_come_over_the_wire(server) -> None:
         assert traced.attributions[0].proponents[0].sample_id == sample.id
 
 
+def test_replicas_and_calls_in_hand_are_told(server) -> None:
+    with server.client() as client:
+        told = client.metrics().splitlines()
+        parts = list(client.health().parts)
+    for part in [*parts, "gateway"]:
+        assert f'forebear_replicas{{part="{part}",state="running"}} 1.0' in told
+    for part in parts:
+        assert any(line.startswith(f'forebear_pending_calls{{part="{part}"}} ') for line in told)
+
+
 def test_reviews_are_written_and_exported_over_the_wire(server) -> None:
     with server.client() as client:
         sample = client.samples(limit=1).samples[0]
