@@ -1,10 +1,10 @@
 """A box on a picture: dragged with the mouse, or set by its edges with the keyboard."""
 
-import base64
 from typing import Any
 
 import streamlit as st
 
+from forebear.images import png_uri
 from forebear_dashboard.answers import enlarged
 from forebear_dashboard.shapes import Box
 
@@ -45,7 +45,7 @@ def whole_box(place: str, size: tuple[int, int]) -> None:
 
 def _brush(png: bytes, width: int, height: int) -> dict[str, Any]:
     """The picture with a selection over it, as Vega-Lite; y grows downwards as in pictures."""
-    address = "data:image/png;base64," + base64.b64encode(enlarged(png)).decode()
+    address = png_uri(enlarged(png))
     wide, tall = (round(BRUSH_SIDE * one / max(width, height)) for one in (width, height))
 
     def axis(name: str, domain: list[int]) -> dict[str, Any]:

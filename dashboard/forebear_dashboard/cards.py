@@ -1,11 +1,11 @@
 """A training image as a card: picture, facts, and what can be done with it."""
 
-import base64
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from forebear.images import png_uri
 from forebear_dashboard import scopes, session
 from forebear_dashboard.text import escaped, plain
 from forebear_dashboard.thumbnails import thumbnails
@@ -43,7 +43,7 @@ def picture(png: bytes | None, caption: str, sample_id: str) -> str:
 
 def png_html(png: bytes, alt: str, kind: str = "") -> str:
     """A picture that nobody has to be asked for."""
-    return f'<img class="{kind}" src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{escaped(alt)}">'
+    return f'<img class="{kind}" src="{png_uri(png)}" alt="{escaped(alt)}">'
 
 
 def group_lines(groups: Mapping[str, str], columns: Sequence[str], caption: str = "") -> str:

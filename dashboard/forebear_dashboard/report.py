@@ -1,6 +1,5 @@
 """The review report: one HTML file that needs nothing else, for people without the dashboard."""
 
-import base64
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import islice
@@ -8,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from forebear.images import to_png
+from forebear.images import data_uri
 from forebear_dashboard.review_list import verdict_name
 from forebear_serve.client import Client, RefusedError
 from forebear_serve.review_schemas import ReviewInfo
@@ -58,7 +57,7 @@ def _entry(client: Client, review: ReviewInfo) -> dict[str, Any]:
 def _address(fetch: Any, *asked: Any) -> str | None:
     """A picture as a `data:` address; None when it is not there any more."""
     try:
-        return "data:image/png;base64," + base64.b64encode(to_png(fetch(*asked))).decode()
+        return data_uri(fetch(*asked))
     except RefusedError as refused:
         if refused.status == 404:
             return None

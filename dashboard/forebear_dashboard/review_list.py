@@ -1,11 +1,11 @@
 """The review queue as a list: filters, the page that is shown, and verdicts on many at once."""
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
+from forebear.images import png_uri
 from forebear_dashboard import samples, scopes, session
 from forebear_dashboard.text import counted
 from forebear_dashboard.thumbnails import thumbnails
@@ -165,7 +165,7 @@ def _judge(changes: Sequence[ReviewChange]) -> None:
 def _row(one: ReviewInfo, png: bytes | None) -> dict[str, Any]:
     found = one.attribution
     return {
-        "picture": None if png is None else "data:image/png;base64," + base64.b64encode(png).decode(),
+        "picture": None if png is None else png_uri(png),
         "id": one.id,
         "image": one.sample_id,
         "verdict": verdict_name(one.verdict),

@@ -102,7 +102,12 @@ def to_png(picture: Image.Image) -> bytes:
 
 def data_uri(picture: Image.Image) -> str:
     """The picture as a `data:` address that a page can hold inside itself."""
-    return "data:image/png;base64," + base64.b64encode(to_png(picture)).decode()
+    return png_uri(to_png(picture))
+
+
+def png_uri(png: bytes) -> str:
+    """The same of a picture that is PNG already."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def grid(pictures: list[Image.Image], columns: int, scale: int = 1, gap: int = 2) -> Image.Image:

@@ -424,8 +424,8 @@ class Attributor:
     def _nearest_gradients(self, live: LiveRun, embedded: EmbeddedQuery, audit: AuditConfig) -> GradientNearest | None:
         """The gradient measure of near copies, when the query was measured exactly as the samples were."""
         plan, record = live.store.plan, embedded.record
-        alike = (record.timesteps, record.draws) == (plan.timesteps, plan.draws) and record.region is None
-        alike = alike and not record.parameters
+        measured = record.timesteps, record.draws, record.region, record.parameters
+        alike = measured == (plan.timesteps, plan.draws, None, ())
         if not alike or not embedded.embeddings or record.seed != plan.settings.get("seed"):
             return None
         for name in COPY_ESTIMATORS:
