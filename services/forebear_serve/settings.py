@@ -62,13 +62,15 @@ class AttributorSettings:
     """Of mode `fast`: so many of those of `exact`, evenly spaced; None, or more than those: the store's own."""
     fast_parameters: tuple[str, ...] = (
         "up_blocks.*",
+        "!up_blocks.*norm*",
         "conv_norm_out.*",
         "conv_out.*",
         "conv_in.*",
         "time_embedding.*",
     )
-    """Patterns of the parameters whose gradients mode `fast` measures: of a UNet nearly a whole gradient, in less time.
-    Patterns that match nothing of the model are passed over; where none is left, all parameters are measured."""
+    """Patterns of the parameters whose gradients mode `fast` measures; one that starts with `!` takes out what it
+    matches. Of a UNet these are nearly a whole gradient, in less time. Patterns that match nothing of the model are
+    passed over; where none is left, all parameters are measured."""
     early_checkpoints: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the checkpoints that mode `fast` measures on the predicted clean picture while it is still being made:
     sooner, and less like the final picture's answer (docs/services.md has figures)."""
@@ -79,6 +81,8 @@ class AttributorSettings:
     batch_wait: Annotated[float, Field(ge=0)] = 0.0
     """Seconds for which the first picture of a batch waits for others; while one batch is embedded the next gathers
     anyway."""
+    threads: Count = 2
+    """Checkpoints that are measured at a time, each on a core: more than `replicas.cpus` use what others leave idle."""
     cache: Annotated[int, Field(ge=0)] = 256
     """Embedded pictures that a replica keeps."""
     replicas: Replicas = Replicas()

@@ -322,7 +322,28 @@ def test_parameters_that_are_not_there_are_refused(attributor: Attributor) -> No
     with pytest.raises(ConfigError, match="no parameter matches the pattern 'nowhere"):
         attributor.embed_query(attributor.training_set.picture(ROW), query=QueryConfig(parameters=("nowhere.*",)))
     assert attributor.measures_apart("conv_out.*")
+    assert attributor.measures_apart("!conv_out.*")
     assert not attributor.measures_apart("nowhere.*")
+    assert not attributor.measures_apart("!nowhere.*")
+
+
+def test_checkpoints_measured_together_give_the_same_bits(digits_run: Run) -> None:
+    apart, together = (Attributor.open(digits_run.folder, threads=threads) for threads in (1, 3))
+    pictures = [(apart.training_set.picture(row), "", 1) for row in (ROW, ROW + 1)]
+    assert len(apart.store.plan.checkpoints) > 1
+    for by_timestep in (False, True):
+        one, other = (each.embed_queries(pictures, by_timestep=by_timestep) for each in (apart, together))
+        for expected, found in zip(one, other, strict=True):
+            assert found.record == expected.record
+            for column in expected.embeddings[0].vectors:
+                for mine, theirs in zip(found.embeddings, expected.embeddings, strict=True):
+                    np.testing.assert_array_equal(mine.column(column), theirs.column(column))
+
+
+def test_what_fails_at_checkpoints_measured_together_is_told(digits_run: Run) -> None:
+    together = Attributor.open(digits_run.folder, threads=3)
+    with pytest.raises(ConfigError, match="timestep"):
+        together.embed_query(together.training_set.picture(ROW), label=1, query=QueryConfig(timesteps=(10**6,)))
 
 
 def test_a_store_that_moved_is_missed_clearly_and_nothing_is_lost(writable_run: Run, tmp_path: Path) -> None:

@@ -54,26 +54,35 @@ class Attributor:
     `training_set` still has their rows, those of the whole store.
     """
 
-    def __init__(self, run: Run, store: Store, training_set: TrainingSet, *, allow_low_recall: bool = False) -> None:
-        """`training_set` is that of `open_whole`."""
+    def __init__(
+        self, run: Run, store: Store, training_set: TrainingSet, *, allow_low_recall: bool = False, threads: int = 1
+    ) -> None:
+        """`training_set` is that of `open_whole`; a query is measured at `threads` checkpoints at a time."""
         self.run, self.training_set = run, training_set
-        self._embedder = QueryEmbedder(run, store.plan)
+        self._embedder = QueryEmbedder(run, store.plan, threads)
         self._indexes: dict[str, SearchIndex] = {}
         self._allow_low_recall = allow_low_recall
         self._known = LiveRun.of(run, store, training_set)
 
     @classmethod
     def open(
-        cls, run_folder: str | PathLike[str], names: Sequence[str] | None = None, *, allow_low_recall: bool = False
+        cls,
+        run_folder: str | PathLike[str],
+        names: Sequence[str] | None = None,
+        *,
+        allow_low_recall: bool = False,
+        threads: int = 1,
     ) -> "Attributor":
         """Open a run; the indexes of `names` at once, others when they are first asked for.
+
+        A query is measured at `threads` checkpoints at a time, each on a core of its own; its numbers stay the same.
 
         Raises ConfigError when the folder is not a run, StoreError when it has no whole store or its training images
         have changed, SearchIndexError when a named index, or every index, is missing, or an index finds less of the
         true best than its floor and `allow_low_recall` is not set.
         """
         run = Run(Path(run_folder))
-        attributor = cls(run, *open_whole(run), allow_low_recall=allow_low_recall)
+        attributor = cls(run, *open_whole(run), allow_low_recall=allow_low_recall, threads=threads)
         for name in names or ():
             attributor.index(name)
         if not names and not attributor.estimators:
@@ -325,9 +334,9 @@ class Attributor:
         self._embedder.load(query.parameters)
 
     def measures_apart(self, pattern: str) -> bool:
-        """Whether gradients of parameters whose names match can be measured alone; loads a checkpoint.
+        """Whether gradients of parameters whose names match can be measured alone or, after a `!`, left out.
 
-        The store must cover one of them, and must not hold whole gradients.
+        The store must cover one of them, and must not hold whole gradients. Loads a checkpoint.
         """
         return self._embedder.apart(pattern)
 

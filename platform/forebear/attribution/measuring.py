@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -95,11 +96,13 @@ def _draws(
 class QueryEmbedder:
     """Holds a run's checkpoints, each loaded when it is first needed and then kept.
 
-    Raises ConfigError when the plan does not say how its samples were measured.
+    `threads` checkpoints are measured at a time, with the same bits as one after the other. Raises ConfigError when the
+    plan does not say how its samples were measured.
     """
 
-    def __init__(self, run: Run, plan: StorePlan) -> None:
+    def __init__(self, run: Run, plan: StorePlan, threads: int = 1) -> None:
         self._run, self._plan = run, plan
+        self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
         self._settings = parse(MeasurementSettings, plan.settings, f"the plan of the store in {run.store_folder}")
         self._loaded: dict[str, tuple[DiffusionModel, Embedder]] = {}
         self._partial: dict[tuple[str, tuple[str, ...]], Embedder] = {}
@@ -192,15 +195,18 @@ class QueryEmbedder:
         rows = torch.arange(len(pictures)).repeat_interleave(each)
         measurements = self._measurements(estimators)
         grid = None if mask is None else mask_on_grid(mask, model.x0_shape[1:])
-        embeddings: dict[str, Embeddings] = {}
-        for planned in self._chosen(checkpoints) if measurements else ():
-            model, _ = self._checkpoint(planned)
-            embedder = self._embedder(planned, query.parameters)
+        chosen = self._chosen(checkpoints) if measurements else []
+        opened = [(self._checkpoint(one)[0], self._embedder(one, query.parameters)) for one in chosen]
+
+        def embedded(each: tuple[DiffusionModel, Embedder]) -> Embeddings:
+            model, embedder = each
             with torch.no_grad():
                 x0 = model.codec.encode(pixels)  # [P, c, h, w]
-            embeddings[planned.name] = embedder.embed(
-                x0[rows], model.condition(captions, labels).rows(rows), wanted, measurements=measurements, mask=grid
-            )
+            condition = model.condition(captions, labels).rows(rows)
+            return embedder.embed(x0[rows], condition, wanted, measurements=measurements, mask=grid)
+
+        at_each = self._threads.map if self._threads else map
+        embeddings = dict(zip([one.name for one in chosen], at_each(embedded, opened), strict=True))
         seconds = time.perf_counter() - started
         found = []
         for place, (_, caption, label) in enumerate(pictures):
@@ -245,7 +251,7 @@ class QueryEmbedder:
         if self._projection().dim is None:
             return False
         _, embedder = self._checkpoint(self._plan.checkpoints[-1])
-        return any(fnmatchcase(share.name, pattern) for share in embedder.engine.coverage.covered)
+        return any(fnmatchcase(share.name, pattern.lstrip("!")) for share in embedder.engine.coverage.covered)
 
     def _embedder(self, planned: PlannedCheckpoint, parameters: tuple[str, ...]) -> Embedder:
         """Of a checkpoint, for the gradients of these parameters alone."""

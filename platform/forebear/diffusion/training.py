@@ -20,7 +20,7 @@ from forebear.diffusion.building import ModelConfig, build_model, save_model
 from forebear.diffusion.checkpoint import Checkpoint, checkpoint_name, write_checkpoint
 from forebear.diffusion.events import EpochPlan, record_events
 from forebear.diffusion.measurement import Loss
-from forebear.diffusion.model import DiffusionModel
+from forebear.diffusion.model import DiffusionModel, put_channels_last
 from forebear.diffusion.noise import draw_noise
 from forebear.diffusion.pictures import Pictures
 from forebear.diffusion.training_state import TrainingState, load_state, save_state
@@ -168,9 +168,7 @@ class _Trainer:
         self.model = build_model(config.model, self.captions, max(labels, default=-1) + 1, self.settings.seed)
         self.pictures = Pictures(training_set, self.model)
         self.parts = nn.ModuleDict(self.model.trained_parts()).requires_grad_(True)
-        for parameter in self.parts.parameters():
-            if parameter.dim() == 4:  # convolutions run faster on a CPU with their channels last
-                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        put_channels_last(self.parts)
         self.optimiser = torch.optim.AdamW(
             self.parts.parameters(), lr=0.0, betas=self.settings.betas, weight_decay=self.settings.weight_decay
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from forebear.data import open_training_set
 from forebear.diffusion.measurement import Loss
-from forebear.diffusion.model import DiffusionModel, weights_fingerprint
+from forebear.diffusion.model import DiffusionModel, put_channels_last, weights_fingerprint
 from forebear.diffusion.noise import draw_noise, stratified_timesteps
 from forebear.diffusion.training import TrainConfig, train
 from forebear.errors import ConfigError, ModelError
@@ -171,9 +171,7 @@ def query_losses(
 
     The noise is keyed by the query, the timestep and the draw, so that every model meets the same.
     """
-    for parameter in model.denoiser.parameters():
-        if parameter.dim() == 4:  # convolutions run faster on a CPU with their channels last
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    put_channels_last(model.denoiser)
     x0 = torch.cat([model.codec.encode(torch.from_numpy(pixels[None])) for pixels in queries.pixels])
     places = [(query, time, draw) for query in range(len(queries)) for time in timesteps for draw in range(draws)]
     found = np.empty(len(places), np.float32)

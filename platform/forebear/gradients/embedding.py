@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from forebear.diffusion.conditioning import Condition
 from forebear.diffusion.measurement import Loss, Measurement
-from forebear.diffusion.model import DiffusionModel
+from forebear.diffusion.model import DiffusionModel, put_channels_last
 from forebear.diffusion.noise import draw_noise
 from forebear.errors import ConfigError, ForebearError
 from forebear.gradients.columns import COLUMNS, VectorColumn
@@ -164,6 +164,7 @@ class Embedder:
     ) -> None:
         self._model, self._loss, self._batch_size = model, loss, batch_size
         _check_dim(model, projection, patterns)
+        put_channels_last(model.denoiser)
         self.engine = GradientEngine(model.denoiser, projection, part or patterns, precision=precision)
         self._device = next(model.denoiser.parameters()).device
         self._seed = 0 if projection.dim is None else projection.seed  # a whole gradient has no seed

@@ -177,7 +177,7 @@ class _BatchGradients:
                 gradients = self._contract(calls, part)
             with timed("fold"):
                 for name, gradient in gradients.items():
-                    squares[part] += torch.linalg.vector_norm(gradient, dim=1).square()
+                    squares[part].add_(torch.linalg.vector_norm(gradient, dim=1).square())
                     self._projection.add(self.vectors[part], name, gradient)
         self._squares[group.name] = squares
 

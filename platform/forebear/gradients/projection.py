@@ -91,7 +91,7 @@ WHOLE = ChannelProjection(None, None)
 
 @dataclass(frozen=True)
 class _Hash:
-    signs: Tensor  # int8[n]
+    signs: Tensor  # float32[n]: mixed with int8, products would be slow
     offset: int
 
 
@@ -167,7 +167,7 @@ class Projection:
     def _hash(self, name: str) -> _Hash:
         signs = keyed_signs(self.sizes[name], "gradient-sign", self.config.seed, name)
         offset = keyed_integers(self.dim, (1,), "gradient-offset", self.config.seed, name)
-        return _Hash(torch.from_numpy(signs), int(offset[0]))
+        return _Hash(torch.from_numpy(signs).float(), int(offset[0]))
 
     def _hash_on(self, name: str, device: torch.device) -> _Hash:
         found = self._hashes[name]
@@ -182,19 +182,17 @@ class Projection:
             vectors[:, start : start + self.sizes[name]] += gradients
             return
         keyed = self._hash_on(name, gradients.device)
-        dim, size = self.dim, self.sizes[name]
-        whole = size // dim * dim
-        signed = gradients * keyed.signs  # [B, n]
-        if whole:
-            buckets = signed[:, :whole].reshape(len(signed), -1, dim).sum(1)  # [B, dim]
-            if whole < size:
-                buckets[:, : size - whole] += signed[:, whole:]
-        else:
-            buckets = signed
-        straight = min(buckets.shape[1], dim - keyed.offset)
-        vectors[:, keyed.offset : keyed.offset + straight] += buckets[:, :straight]
-        if straight < buckets.shape[1]:
-            vectors[:, : buckets.shape[1] - straight] += buckets[:, straight:]
+        signs, offset, dim, size = keyed.signs, keyed.offset, self.dim, self.sizes[name]
+        # Elements up to the last bucket, then whole rounds over all buckets, then what is left.
+        head = min(size, dim - offset)
+        rounds = (size - head) // dim
+        tail = head + rounds * dim
+        vectors[:, offset : offset + head].addcmul_(gradients[:, :head], signs[:head])
+        if rounds:
+            signed = gradients[:, head:tail] * signs[head:tail]  # [B, rounds * dim]
+            vectors += signed.reshape(-1, rounds, dim).sum(1)
+        if tail < size:
+            vectors[:, : size - tail].addcmul_(gradients[:, tail:], signs[tail:])
 
     def reduce(self, name: str, gradients: Tensor) -> Tensor:
         """Project the channels of a parameter's whole gradients: [B, *its shape] to float32[B, n]."""

@@ -34,7 +34,7 @@ class Tracer:
         Raises what `Attributor.open` and `Attributor.load` raise, and ConfigError when the run has no index for that
         estimator.
         """
-        self._attributor = Attributor.open(run, [settings.estimator])
+        self._attributor = Attributor.open(run, [settings.estimator], threads=settings.threads)
         self._settings, self._limits = settings, limits
         self._attributor.load()
         self._fast = self._fast_query()
@@ -227,6 +227,8 @@ class Tracer:
     def _fast_query(self) -> QueryConfig:
         """As `exact`, at fewer timesteps and of fewer parameters: noise that both meet makes their answers alike."""
         parameters = tuple(one for one in self._settings.fast_parameters if self._attributor.measures_apart(one))
+        if all(one.startswith("!") for one in parameters):
+            parameters = ()
         every = self._attributor.timesteps(self._exact)
         count = self._settings.fast_timesteps
         if count is None or count >= len(every):

@@ -95,6 +95,7 @@ def test_fast_measures_a_part_of_what_exact_does(settings: ServeSettings) -> Non
     assert fast.parameters == AttributorSettings().fast_parameters
     assert exact.parameters == ()
     assert measured(FAST, fast_parameters=("transformer_blocks.*",)).parameters == ()  # of another kind of model
+    assert measured(FAST, fast_parameters=("transformer_blocks.*", "!conv_out.*")).parameters == ()
     assert measured(FAST, fast_timesteps=None).timesteps != fast.timesteps
     matched = AttributeOptions(top_k=24, estimators=("retrac-matched",))
     assert measured(matched).parameters == ()  # it compares timesteps one by one, as the store has them
