@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from forebear_serve.database import Database
@@ -16,6 +18,7 @@ from forebear_serve.gateway.attributing import traced
 from forebear_serve.gateway.core import Core
 from forebear_serve.gateway.generating import made
 from forebear_serve.parts import Parts, ServedPart
+from forebear_serve.problems import unavailable
 from forebear_serve.replicas import (
     EngineReplica,
     TracerReplica,
@@ -93,8 +96,14 @@ class GatewayReplica:
 
 
 def _replicas(application: str, generators: Sequence[str]) -> dict[str, dict[str, int]]:
-    """Of each part by the name that people read, how many replicas are in which state."""
-    found = serve.status().applications.get(application)
+    """Of each part by the name that people read, how many replicas are in which state.
+
+    Raises Problem while Ray Serve's controller, which knows, is away.
+    """
+    try:
+        found = serve.status().applications.get(application)
+    except (RayError, RayServeException):
+        raise unavailable("the server's own watch is being replaced; ask again") from None
     named = {maker_name(name): f"generator {name}" for name in generators}
     deployments = {} if found is None else found.deployments
     return {
@@ -125,24 +134,31 @@ def _options(name: str, replicas: Replicas, seconds: float, ongoing: int) -> dic
     }
 
 
-def _engine(name: str, make: Callable[[], Any], replicas: Replicas, seconds: float, ongoing: int) -> Any:
-    return serve.deployment(**_options(name, replicas, seconds, ongoing))(EngineReplica).bind(make)
+def _engine(
+    name: str, make: Callable[[], Any], replicas: Replicas, seconds: float, ongoing: int, *, forked: bool = False
+) -> Any:
+    return serve.deployment(**_options(name, replicas, seconds, ongoing))(EngineReplica).bind(make, forked)
 
 
 def application(settings: ServeSettings) -> serve.Application:
     """Everything, bound together; the names of deployments are those of their Serve configuration."""
-    limits = settings.limits
+    limits, forked = settings.limits, settings.forked
     seconds = limits.seconds + HEALTH_TIMEOUT
     makers = {
         name: _engine(
-            maker_name(name), partial(make_maker, name, one, settings.run, limits), one.replicas, seconds, ongoing=2
+            maker_name(name),
+            partial(make_maker, name, one, settings.run, limits),
+            one.replicas,
+            seconds,
+            ongoing=2,
+            forked=forked,
         )
         for name, one in settings.generators.items()
     }
     tracer = partial(make_tracer, settings.run, settings.attributor, limits)
     chosen = settings.attributor
     options = _options(TRACER, chosen.replicas, seconds, ongoing=max(4, 2 * chosen.batch))  # the next batch waits there
-    attributor = serve.deployment(**options)(TracerReplica).bind(tracer, chosen.batch, chosen.batch_wait)
+    attributor = serve.deployment(**options)(TracerReplica).bind(tracer, chosen.batch, chosen.batch_wait, forked)
     audits = partial(make_audits, settings.run, settings.attributor.estimator, limits)
     gateway = serve.deployment(**_options(GATEWAY, settings.gateway, seconds, ongoing=settings.gateway.queue))
     bound: serve.Application = gateway(GatewayReplica).bind(
@@ -151,7 +167,7 @@ def application(settings: ServeSettings) -> serve.Application:
         attributor,
         _engine(CATALOGUE, partial(make_catalogue, settings.run, limits), settings.catalogue, seconds, ongoing=32),
         _engine(REVIEWS, partial(make_review_desk, settings.database_url), settings.reviews, seconds, ongoing=32),
-        _engine(AUDITS, audits, settings.audits, seconds, ongoing=8),
+        _engine(AUDITS, audits, settings.audits, seconds, ongoing=8, forked=forked),
         # One alone: it is what keeps two jobs from running at once.
         _engine(JOBS, partial(make_jobs, settings.run), Replicas(cpus=settings.jobs_cpus), seconds, ongoing=8),
     )

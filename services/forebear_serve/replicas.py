@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forebear_serve.forked import ForkedEngine, can_fork
 from forebear_serve.parts import heard
 from forebear_serve.settings import AttributorSettings, GeneratorSettings, Limits
 
@@ -26,8 +27,9 @@ CHECK_EVERY = 10.0
 class EngineReplica:
     """One engine; its methods run in threads, so that health checks are always answered."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._engine = make()
+    def __init__(self, make: Callable[[], Any], forked: bool = False) -> None:
+        """`forked` has the engine in a process of its own, which is there sooner than one that imports torch."""
+        self._engine = ForkedEngine(make) if forked and can_fork() else make()
         self._passed = -math.inf
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -53,11 +55,11 @@ class EngineReplica:
 class TracerReplica(EngineReplica):
     """A tracer that embeds together what is asked meanwhile: a batch takes less time than its pictures alone."""
 
-    def __init__(self, make: Callable[[], Any], most: int, wait: float) -> None:
+    def __init__(self, make: Callable[[], Any], most: int, wait: float, forked: bool = False) -> None:
         """`most` pictures to a batch; the first one waits `wait` seconds for others."""
         from ray import serve
 
-        super().__init__(make)
+        super().__init__(make, forked)
         self._idle = asyncio.Event()
         self._idle.set()
 

@@ -139,6 +139,9 @@ class ServeSettings:
     """What looks at the training set as a whole."""
     jobs_cpus: Annotated[float, Field(ge=0)] = 0.1
     """Of the one replica that starts jobs; what they compute with is not counted."""
+    forked: bool = True
+    """Whether generators, attributor and audits are forked from a process that has imported torch once for all of a
+    machine: they start in seconds and share its memory. On Linux alone."""
     limits: Limits = Limits()
     """What a request may ask for."""
     open_to: tuple[str, ...] = ()

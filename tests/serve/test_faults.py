@@ -28,7 +28,7 @@ def server(start_server):
 
 
 class Asking:
-    """Clients that never ask again: for pictures with ancestors, and for a review of each picture."""
+    """Clients that never ask again: for metrics, for pictures with ancestors, and for a review of each picture."""
 
     def __init__(self, server) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -54,24 +54,26 @@ class Asking:
         with httpx2.Client(base_url=self._server.address, headers=headers, timeout=150) as http:
             while not self._ended.is_set():
                 seed += 1
-                made = self._sent(http, "/v1/generate", {"label": 1, "seed": seed, "steps": 5, "attribute": {}})
+                self._sent(http, "GET", "/v1/metrics")
+                made = self._sent(http, "POST", "/v1/generate", {"label": 1, "seed": seed, "steps": 5, "attribute": {}})
                 if made is None:
                     continue
-                first = made["traced"]["attributions"][0]["proponents"][0]["sample_id"]
-                asked = {"sample_id": first, "picture_id": made["picture"]["id"]}
-                opened = self._sent(http, "/v1/reviews", {"reviews": [asked]})
+                picture = made.json()
+                first = picture["traced"]["attributions"][0]["proponents"][0]["sample_id"]
+                asked = {"sample_id": first, "picture_id": picture["picture"]["id"]}
+                opened = self._sent(http, "POST", "/v1/reviews", {"reviews": [asked]})
                 if opened is not None:
-                    self.reviews.append(opened[0]["review"]["id"])
+                    self.reviews.append(opened.json()[0]["review"]["id"])
 
-    def _sent(self, http: httpx2.Client, path: str, body: dict) -> dict | None:
+    def _sent(self, http: httpx2.Client, method: str, path: str, body: dict | None = None) -> httpx2.Response | None:
         try:
-            answer = http.post(path, json=body)
+            answer = http.request(method, path, json=body)
         except httpx2.TransportError as lost:
             self.outcomes[type(lost).__name__] += 1
             return None
         self.outcomes[str(answer.status_code)] += 1
         if answer.is_success:
-            return answer.json()
+            return answer
         explained = answer.headers["Content-Type"] == MEDIA_TYPE and answer.headers.get("Retry-After", "").isdecimal()
         if not explained:
             self.wrong.append(answer.text)

@@ -88,7 +88,18 @@ def test_pictures_that_wait_are_embedded_together_and_a_bad_one_fails_alone(serv
     raise AssertionError("no two pictures were embedded together")
 
 
+def test_engines_are_forked_from_one_process_and_their_replicas_load_no_torch(server, replicas) -> None:
+    forks = forks_of(server)
+    named = ("generator-fp32", "attributor", "audits")
+    assert len(forks) == 1 + len(named)
+    assert len({parent for parent in forks.values() if parent in forks}) == 1
+    for name in named:
+        (replica,) = replicas(server, name)
+        assert "libtorch" not in Path(f"/proc/{replica}/maps").read_text(encoding="utf-8")
+
+
 def test_a_request_in_flight_is_answered_before_the_server_goes(server) -> None:
+    forks = forks_of(server)
     answers: queue.Queue[object] = queue.Queue()
 
     def ask() -> None:
@@ -105,6 +116,22 @@ def test_a_request_in_flight_is_answered_before_the_server_goes(server) -> None:
     assert [type(one) for one in told[-3:]] == [Picture, Traced, Timings]
     assert server.process.wait(120) == 0
     assert not running_below(server.process.pid)
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in forks):
+        assert time.monotonic() < until, "engines outlived their server"
+        time.sleep(0.2)
+
+
+def forks_of(server) -> dict[int, int]:
+    """The fork server of a server's raylet and its engines: parents by process."""
+    told = subprocess.run(["ps", "-wweo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in told.splitlines()]
+    parents = {int(pid): int(parent) for pid, parent, _ in rows}
+    return {
+        int(pid): int(parent)
+        for pid, parent, args in rows
+        if "forebear_serve.fork_server" in args and parents.get(int(args.split()[-1])) == server.process.pid
+    }
 
 
 def running_below(session: int) -> list[str]:

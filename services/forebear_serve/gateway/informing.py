@@ -1,6 +1,7 @@
 """What there is, and whether it works."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from fastapi import APIRouter, Response
@@ -70,9 +71,11 @@ async def metrics(core: Gateway) -> Response:
     """Numbers of the gateway replica that answers, in Prometheus's text format, the indexes' recall, and replicas."""
     core.measures.pending({name: part.pending for name, part in core.parts.named().items()})
     # A part that is away, Ray Serve's controller too, is no reason to tell nothing.
-    with suppress(TimeoutError):
+    replicas: Mapping[str, Mapping[str, int]] = {}
+    with suppress(Problem, TimeoutError):
         async with asyncio.timeout(CHECK_SECONDS):
-            core.measures.replicas(await asyncio.to_thread(core.replicas))
+            replicas = await asyncio.to_thread(core.replicas)
+    core.measures.replicas(replicas)
     with suppress(ForebearError, Problem, TimeoutError):
         async with asyncio.timeout(CHECK_SECONDS):
             info: IndexInfo = await core.parts.tracer.call("info")

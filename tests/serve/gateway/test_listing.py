@@ -1,14 +1,18 @@
 """Training images, groups, generators, estimators, index, health, metrics."""
 
 import io
+import time
 
 import numpy as np
+import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from forebear.attribution import Attributor
 from forebear.run import Run
 from forebear.store import remove_samples, restore_samples
+from forebear_serve.gateway import informing
+from forebear_serve.problems import unavailable
 
 
 def test_pages_hold_every_image_once_in_order(client: TestClient) -> None:
@@ -106,6 +110,25 @@ def test_metrics_count_requests_by_pattern(client: TestClient) -> None:
     text = client.get("/v1/metrics").text
     assert 'forebear_requests_total{route="/samples/{sample_id}",status="404"}' in text
     assert "nobody" not in text
+
+
+def test_metrics_are_told_while_nobody_knows_the_replicas(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Serve's controller knows them: it may be dead, or too slow to wait for."""
+    core = client.app.state.core
+
+    def away() -> dict[str, dict[str, int]]:
+        raise unavailable("the server's own watch is being replaced; ask again")
+
+    def slow() -> dict[str, dict[str, int]]:
+        time.sleep(20 * informing.CHECK_SECONDS)
+        return {}
+
+    monkeypatch.setattr(informing, "CHECK_SECONDS", 0.05)
+    for replicas, told in ((lambda: {"gateway": {"running": 1}}, True), (away, False), (slow, False)):
+        monkeypatch.setattr(core, "replicas", replicas)
+        answer = client.get("/v1/metrics")
+        assert answer.status_code == 200
+        assert ('forebear_replicas{part="gateway",state="running"} 1.0' in answer.text) == told
 
 
 def test_openapi_describes_every_error_and_example(client: TestClient) -> None:

@@ -1,0 +1,176 @@
+"""Engines in forked processes: what they answer, raise and tell, and what ends with what."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forebear.errors import ConfigError
+from forebear_serve.forked import ForkedEngine, can_fork
+from forebear_serve.problems import Problem
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="engines are forked on Linux alone")
+HERE = Path(__file__).with_name("forked_engine")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("forks") / "own"
+
+
+@pytest.fixture(scope="module")
+def make() -> Iterator[Callable[[int], Any]]:
+    """Of an engine, as a process that shares nothing with this one can call it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        yield import_module("forked_engine").Engine
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, make: Callable[[int], Any]) -> Iterator[ForkedEngine]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MARKED", "yes")
+        found = ForkedEngine(partial(make, 40), folder)
+    yield found
+    found.close()
+
+
+def test_an_engine_answers_from_another_process_with_the_libraries_there(engine: ForkedEngine) -> None:
+    assert engine.add(2) == 42
+    facts = engine.facts()
+    assert facts["pid"] != os.getpid()
+    assert facts == {"pid": facts["pid"], "folder": Path.cwd(), "marked": "yes", "torch": True}
+
+
+def test_calls_do_not_wait_for_each_other(engine: ForkedEngine, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(engine.wait_for, tmp_path / "there")
+        assert engine.add(1) == 41
+        assert not slow.done()
+        (tmp_path / "there").touch()
+        assert slow.result() is None
+
+
+def test_errors_come_over_as_they_are(engine: ForkedEngine) -> None:
+    with pytest.raises(Problem) as told:
+        engine.fail("busy")
+    assert told.value.status == 429
+    with pytest.raises(ConfigError, match="no"):
+        engine.fail("config")
+    with pytest.raises(RuntimeError, match=r"UnpicklableError\('one and two'\) cannot be sent"):
+        engine.fail("odd")
+    with pytest.raises(RuntimeError, match="cannot be sent"):
+        engine.unsendable()
+    with pytest.raises(AttributeError, match="nothing"):
+        engine.nothing()
+    assert engine.add(0) == 40
+
+
+def test_events_come_in_order_until_the_listener_leaves(engine: ForkedEngine) -> None:
+    heard: list[int] = []
+    assert engine.count(100, heard.append) == "counted"
+    assert heard == list(range(100))
+
+    def leave(number: int) -> None:
+        if number == 3:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError):
+        engine.count(10**9, leave)
+    before = engine.counted()
+    while (now := engine.counted()) != before:
+        before = now
+        time.sleep(0.05)
+    assert len(before) < 10**9
+
+
+def test_engines_of_one_folder_come_from_one_server(engine: ForkedEngine, folder: Path, make: Any) -> None:
+    def parent(pid: object) -> str:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+
+    other = ForkedEngine(partial(make, 1), folder)
+    one, two = engine.facts()["pid"], other.facts()["pid"]
+    assert one != two
+    assert parent(one) == parent(two)
+    other.close()
+    wait_until(lambda: not is_running(two))
+    assert engine.add(0) == 40
+
+
+def test_an_engine_that_cannot_be_made_says_why(engine: ForkedEngine, folder: Path, make: Any) -> None:
+    with pytest.raises(ConfigError, match="start is -1"):
+        ForkedEngine(partial(make, -1), folder)
+    with pytest.raises(RuntimeError, match="before it was ready"):
+        ForkedEngine(partial(os._exit, 3), folder)
+
+
+def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, make: Any) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(RuntimeError, match="open to others"):
+        ForkedEngine(partial(make, 1), tmp_path)
+
+
+OWNER = """
+import os, sys
+from functools import partial
+from pathlib import Path
+from forked_engine import Engine
+from forebear_serve.forked import ForkedEngine
+engine = ForkedEngine(partial(Engine, 1), Path(sys.argv[1]))
+print(engine.facts()["pid"], flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("first", ["engine", "owner"])
+def test_engine_and_owner_end_together(engine: ForkedEngine, folder: Path, first: str) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+    )
+    pid = int(owner.stdout.readline())
+    os.kill(pid if first == "engine" else owner.pid, 9)
+    assert owner.wait(60) == (1 if first == "engine" else -9)
+    wait_until(lambda: not is_running(pid))
+    assert first == "owner" or "the engine's process is gone" in owner.communicate()[1]
+    assert engine.add(0) == 40
+
+
+def test_a_server_ends_with_the_process_that_it_serves(tmp_path: Path) -> None:
+    folder = tmp_path / "forks"
+    folder.mkdir(mode=0o700)
+    served = subprocess.Popen(["sleep", "600"])
+    command = [sys.executable, "-m", "forebear_serve.fork_server", str(folder / "socket"), str(served.pid)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert server.stdout.readline() == b"ready\n"
+    assert server.wait(60) == 0  # it goes on as nobody's child
+    served.kill()
+    served.wait()
+    wait_until(lambda: not folder.exists())
+
+
+def is_running(pid: object) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.05)
