@@ -81,8 +81,8 @@ class AttributorSettings:
     batch_wait: Annotated[float, Field(ge=0)] = 0.0
     """Seconds for which the first picture of a batch waits for others; while one batch is embedded the next gathers
     anyway."""
-    threads: Count = 2
-    """Checkpoints that are measured at a time, each on a core: more than `replicas.cpus` use what others leave idle."""
+    threads: Count = 4
+    """Checkpoints that are measured at a time: more than `replicas.cpus` use the cores that others leave idle."""
     cache: Annotated[int, Field(ge=0)] = 256
     """Embedded pictures that a replica keeps."""
     replicas: Replicas = Replicas()

@@ -39,19 +39,23 @@ class GroupColumn:
         samples = np.bincount(self.codes, minlength=len(self.values))  # [G]
         totals, positive = self.sums(np.stack([exact, np.maximum(exact, 0.0)]))  # [G] each
         shares = positive / (positive.sum() or 1.0)
-        parts, mean = samples / len(scores), exact.mean()
+        parts = samples / len(scores)
+        order = np.argsort(-totals, kind="stable")
+        # As lists: reading numbers one by one out of arrays would take most of the time.
+        columns = (samples, totals, shares, parts, shares / parts, samples * exact.mean())
+        rows = zip(order.tolist(), *(column[order].tolist() for column in columns), strict=True)
         return tuple(
             GroupTotal(
                 value=self.values[group],
-                samples=int(samples[group]),
-                total=float(totals[group]),
-                positive_share=float(shares[group]),
-                data_share=float(parts[group]),
+                samples=count,
+                total=total,
+                positive_share=share,
+                data_share=part,
                 rank=rank,
-                ratio=float(shares[group] / parts[group]),
-                expected_total=float(samples[group] * mean),
+                ratio=ratio,
+                expected_total=expected,
             )
-            for rank, group in enumerate(np.argsort(-totals, kind="stable").tolist(), start=1)
+            for rank, (group, count, total, share, part, ratio, expected) in enumerate(rows, start=1)
         )
 
 

@@ -1,8 +1,7 @@
 """Embeds queries as the store's samples were embedded: same weights, same projection, same noise."""
 
 import time
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -96,13 +95,12 @@ def _draws(
 class QueryEmbedder:
     """Holds a run's checkpoints, each loaded when it is first needed and then kept.
 
-    `threads` checkpoints are measured at a time, with the same bits as one after the other. Raises ConfigError when the
-    plan does not say how its samples were measured.
+    `at_each` takes the place of `map` over checkpoints; a thread pool's gives the same bits. Raises ConfigError when
+    the plan does not say how its samples were measured.
     """
 
-    def __init__(self, run: Run, plan: StorePlan, threads: int = 1) -> None:
-        self._run, self._plan = run, plan
-        self._threads = ThreadPoolExecutor(threads) if threads > 1 else None
+    def __init__(self, run: Run, plan: StorePlan, at_each: Callable[..., Iterable[Any]] = map) -> None:
+        self._run, self._plan, self._at_each = run, plan, at_each
         self._settings = parse(MeasurementSettings, plan.settings, f"the plan of the store in {run.store_folder}")
         self._loaded: dict[str, tuple[DiffusionModel, Embedder]] = {}
         self._partial: dict[tuple[str, tuple[str, ...]], Embedder] = {}
@@ -205,8 +203,7 @@ class QueryEmbedder:
             condition = model.condition(captions, labels).rows(rows)
             return embedder.embed(x0[rows], condition, wanted, measurements=measurements, mask=grid)
 
-        at_each = self._threads.map if self._threads else map
-        embeddings = dict(zip([one.name for one in chosen], at_each(embedded, opened), strict=True))
+        embeddings = dict(zip([one.name for one in chosen], self._at_each(embedded, opened), strict=True))
         seconds = time.perf_counter() - started
         found = []
         for place, (_, caption, label) in enumerate(pictures):
