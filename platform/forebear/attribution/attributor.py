@@ -60,8 +60,7 @@ class Attributor:
     ) -> None:
         """`training_set` is that of `open_whole`; a query is measured at `threads` checkpoints at a time."""
         self.run, self.training_set = run, training_set
-        self._at_each = ThreadPoolExecutor(threads).map if threads > 1 else map
-        self._embedder = QueryEmbedder(run, store.plan, self._at_each)
+        self._embedder = QueryEmbedder(run, store.plan, ThreadPoolExecutor(threads).map if threads > 1 else map)
         self._indexes: dict[str, SearchIndex] = {}
         self._allow_low_recall = allow_low_recall
         self._known = LiveRun.of(run, store, training_set)
@@ -411,7 +410,7 @@ class Attributor:
     ) -> NDArray[np.float32]:
         """float32[Q, N]."""
         live = live or self._live()
-        return self._searched(live, method.name).scores(live.sides.query_vector(method, queries, at_each=self._at_each))
+        return self._searched(live, method.name).scores(live.sides.query_vector(method, queries))
 
     def _contributions(
         self, method: Estimator, embedded: EmbeddedQuery, scores: NDArray[np.float32], live: LiveRun | None = None

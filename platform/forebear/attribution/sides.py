@@ -1,9 +1,8 @@
 """The two sides of an estimator's inner product, fetched from a run: rows of training images and rows of queries."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -140,18 +139,11 @@ class Sides:
         ]
 
     def query_vector(
-        self,
-        method: Estimator,
-        queries: Sequence[EmbeddedQuery],
-        ridge: float | None = None,
-        at_each: Callable[..., Iterable[Any]] = map,
+        self, method: Estimator, queries: Sequence[EmbeddedQuery], ridge: float | None = None
     ) -> NDArray[np.float32]:
-        """psi of Q queries for the estimator's index: float32[Q, D]; `at_each` is Estimator.query_rows's.
-
-        Raises as `curvatures` and `query_parts` do.
-        """
-        parts, curvatures = self.query_parts(method, queries), self.curvatures(method)
-        return method.query_vector(parts, self.weights(method), curvatures, ridge, at_each)
+        """psi of Q queries for the estimator's index: float32[Q, D]. Raises as `curvatures` and `query_parts` do."""
+        curvatures = self.curvatures(method)
+        return method.query_vector(self.query_parts(method, queries), self.weights(method), curvatures, ridge)
 
     def _features_of(self, query: EmbeddedQuery) -> NDArray[np.float32]:
         width = read_features(self.run, self.store.plan.dataset).shape[1]

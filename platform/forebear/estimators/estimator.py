@@ -8,7 +8,7 @@ product is the whole sum. w_c = learning rate x batch size x interval / N (Xie e
 code).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,29 +99,26 @@ class Estimator:
         ridge: float | None = None,
         *,
         in_span: bool = False,
-        at_each: Callable[..., Iterable[NDArray[np.float64]]] = map,
     ) -> list[NDArray[np.float64]]:
         """psi_c of B queries from their columns at C checkpoints, float32[B, k] each: what phi_c, without w_c, meets.
 
         `curvatures` are those of the checkpoints, where the estimator has a ridge; `ridge` replaces its lambda, and
-        `in_span` is Curvature.solve's. `at_each` takes the place of `map` over checkpoints, in threads for example.
-        Raises ConfigError when weights do not fit, and what Curvature.solve raises.
+        `in_span` is Curvature.solve's. Raises ConfigError when weights do not fit, and what Curvature.solve raises.
         """
-        if self.ridge is not None and curvatures is None:
-            raise ConfigError(f"{self.name} needs the curvature of every checkpoint; pass them")
-        lam = self.ridge if ridge is None else ridge
         shares = _roots(weights, len(parts)).astype(np.float64) ** 2 if self.checkpoints == "weighted" else None
-
-        def at(place: int) -> NDArray[np.float64]:
+        found = []
+        for place, part in enumerate(parts):
             if self.checkpoints == "last" and place < len(parts) - 1:
-                return np.zeros(parts[place].shape)
-            exact = parts[place].astype(np.float64)
+                found.append(np.zeros(part.shape))
+                continue
+            exact = part.astype(np.float64)
             rows = unit(exact) if self.unit_rows else exact
-            if self.ridge is not None and curvatures is not None and lam is not None:
-                rows = curvatures[place].solve(rows, lam, in_span=in_span)
-            return rows if shares is None else rows * shares[place]
-
-        return list(at_each(at, range(len(parts))))
+            if self.ridge is not None:
+                if curvatures is None:
+                    raise ConfigError(f"{self.name} needs the curvature of every checkpoint; pass them")
+                rows = curvatures[place].solve(rows, self.ridge if ridge is None else ridge, in_span=in_span)
+            found.append(rows if shares is None else rows * shares[place])
+        return found
 
     def query_vector(
         self,
@@ -129,11 +126,10 @@ class Estimator:
         weights: Sequence[float],
         curvatures: Sequence[Curvature] | None = None,
         ridge: float | None = None,
-        at_each: Callable[..., Iterable[NDArray[np.float64]]] = map,
     ) -> NDArray[np.float32]:
         """psi of B queries for the index, whose phi hold sqrt(w_c): float32[B, C * k]. Arguments as `query_rows`."""
         roots = _roots(weights, len(parts)).astype(np.float64)
-        rows = self.query_rows(parts, weights, curvatures, ridge, in_span=True, at_each=at_each)
+        rows = self.query_rows(parts, weights, curvatures, ridge, in_span=True)
         return np.concatenate([row / root for row, root in zip(rows, roots, strict=True)], axis=1).astype(np.float32)
 
 
