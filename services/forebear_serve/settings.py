@@ -63,6 +63,9 @@ class AttributorSettings:
     fast_parameters: tuple[str, ...] = (
         "up_blocks.*",
         "!up_blocks.*norm*",
+        "!up_blocks.*to_q.*",
+        "!up_blocks.*to_k.*",
+        "!up_blocks.*attentions*bias",
         "conv_norm_out.*",
         "conv_out.*",
         "conv_in.*",

@@ -92,7 +92,9 @@ def test_fast_measures_a_part_of_what_exact_does(settings: ServeSettings) -> Non
 
     exact, fast = measured(EXACT), measured(FAST)
     assert fast.timesteps == (exact.timesteps[2], exact.timesteps[6])
-    assert fast.parameters == AttributorSettings().fast_parameters
+    # The tiny model has no attention there; patterns that match nothing are passed over.
+    given = AttributorSettings().fast_parameters
+    assert fast.parameters == tuple(one for one in given if "to_" not in one and "attentions" not in one)
     assert exact.parameters == ()
     assert measured(FAST, fast_parameters=("transformer_blocks.*",)).parameters == ()  # of another kind of model
     assert measured(FAST, fast_parameters=("transformer_blocks.*", "!conv_out.*")).parameters == ()
