@@ -59,6 +59,7 @@ def main(address: str, parent: int) -> None:
         listener.listen()
         listener.settimeout(1.0)
         os.write(sys.stdout.fileno(), READY)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what engines print goes to the log, as their errors do
         engines, idle_since = set[int](), time.monotonic()
         while _is_there(parent) and (engines or time.monotonic() - idle_since < LINGER):
             engines = {pid for pid in engines if os.waitpid(pid, os.WNOHANG) == (0, 0)}

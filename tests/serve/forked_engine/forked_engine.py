@@ -25,6 +25,7 @@ class Engine:
         self._start = start
 
     def add(self, number: int) -> int:
+        print("adding", flush=True)  # noqa: T201 - whoever started the server reads no more of what it prints
         return self._start + number
 
     def facts(self) -> dict[str, object]:
