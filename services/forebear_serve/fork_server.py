@@ -32,6 +32,8 @@ READY = b"ready\n"
 """What the server prints when it can be connected to."""
 MAKING = 0
 """The number of the call that makes the engine."""
+LONGEST_NAME = 15
+"""Characters of a process's name that the kernel keeps."""
 CALLS = 64
 """Of one engine, answered at a time; a replica takes fewer."""
 
@@ -112,7 +114,8 @@ class _Engine:
     def run(self) -> None:
         threads = ThreadPoolExecutor(CALLS)
         with suppress(EOFError, OSError):  # the replica is gone
-            environment, folder = self._connection.recv()
+            environment, folder, name = self._connection.recv()
+            Path("/proc/self/comm").write_text(name[:LONGEST_NAME], encoding="utf-8")
             os.environ.clear()
             os.environ.update(environment)
             os.chdir(folder)

@@ -40,14 +40,14 @@ class ForkedEngine:
     Raises what `make` raises, and RuntimeError when no process can be forked.
     """
 
-    def __init__(self, make: Callable[[], Any], folder: Path | None = None) -> None:
-        """`folder` holds the fork server's socket; None: that of this node and environment."""
+    def __init__(self, make: Callable[[], Any], name: str, folder: Path | None = None) -> None:
+        """`name` is what `ps` calls the process; `folder` holds the fork server's socket, None: this node's own."""
         self._calls: dict[int, SimpleQueue[Told]] = {MAKING: SimpleQueue()}
         self._numbers = iter(range(MAKING + 1, sys.maxsize))
         self._sending = threading.Lock()
         self._closed = False
         self._connection = _connected(_own_folder() if folder is None else folder)
-        self._connection.send((dict(os.environ), Path.cwd()))
+        self._connection.send((dict(os.environ), Path.cwd(), name))
         self._connection.send_bytes(pickle.dumps(make))
         threading.Thread(target=self._listen, daemon=True).start()
         try:

@@ -29,7 +29,7 @@ class EngineReplica:
 
     def __init__(self, make: Callable[[], Any], forked: bool = False) -> None:
         """`forked` has the engine in a process of its own, which is there sooner than one that imports torch."""
-        self._engine = ForkedEngine(make) if forked and can_fork() else make()
+        self._engine = ForkedEngine(make, _own_name()) if forked and can_fork() else make()
         self._passed = -math.inf
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -121,6 +121,13 @@ def make_jobs(run: Path) -> "Jobs":
     from forebear_serve.engine.jobs import Jobs
 
     return Jobs(run)
+
+
+def _own_name() -> str:
+    """Of the deployment whose replica this is."""
+    from ray import serve
+
+    return str(serve.get_replica_context().deployment)
 
 
 def _use_one_thread() -> None:

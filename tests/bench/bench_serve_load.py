@@ -40,17 +40,23 @@ class Server:
     secret: str
 
     def replicas(self, name: str) -> list[int]:
-        """Processes of the server's Ray whose title holds a name."""
-        told = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-        rows = [line.split(None, 2) for line in told.splitlines()]
-        parents = {int(pid): int(parent) for pid, parent, _ in rows}
+        """Processes of the server's Ray whose title holds a name, and engines of that name that were forked for it."""
+        columns = "pid=,ppid=,comm=,args="
+        told = subprocess.run(["ps", "-wweo", columns], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 3) for line in told.splitlines()]
+        parents = {int(pid): int(parent) for pid, parent, *_ in rows}
 
         def below(pid: int) -> bool:
             while pid in parents and pid != self.process.pid:
                 pid = parents[pid]
             return pid == self.process.pid
 
-        return [int(pid) for pid, _, args in rows if name in args and args.startswith("ray::") and below(int(pid))]
+        def is_of(pid: str, called: str, arguments: str) -> bool:
+            if "forebear_serve.fork_server" in arguments:
+                return called == name and below(int(arguments.rsplit(maxsplit=1)[-1]))  # the last is the raylet's
+            return name in arguments and arguments.startswith("ray::") and below(int(pid))
+
+        return [int(row[0]) for row in rows if len(row) == 4 and is_of(row[0], row[2], row[3])]
 
 
 @contextmanager
@@ -95,11 +101,11 @@ def serving(run: Path, replicas: int, folder: Path) -> Iterator[Server]:
 
 
 def memory(pids: dict[str, list[int]]) -> dict[str, int]:
-    """Resident megabytes by name, of all its processes."""
+    """Megabytes by name, of all its processes: their own, and their shares of what forked processes have in common."""
     found = {}
     for name, those in pids.items():
-        texts = [Path(f"/proc/{pid}/status").read_text(encoding="utf-8") for pid in those]
-        lines = [next(line for line in text.splitlines() if line.startswith("VmRSS")) for text in texts]
+        texts = [Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8") for pid in those]
+        lines = [next(line for line in text.splitlines() if line.startswith("Pss:")) for text in texts]
         found[name] = sum(int(line.split()[1]) for line in lines) // 1024
     return found
 
@@ -149,7 +155,7 @@ def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
         f"{machine['processor']} ({machine['identity']}), {machine['usable_cores']} cores for servers and clients "
         f"alike. {found['clients']} clients for {found['seconds']:g} s ask `POST /v1/generate` with "
         f"{json.dumps(found['body'])} and new seeds, and after a 429 again in {PAUSE:g} s. Memory is that of all "
-        "processes of a name, resident, in the middle and at the end."
+        "processes of a name, each with its share of what forked ones have in common, in the middle and at the end."
     )
     lines = [
         "# Many clients at once",

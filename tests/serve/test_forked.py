@@ -38,7 +38,7 @@ def make() -> Iterator[Callable[[int], Any]]:
 def engine(folder: Path, make: Callable[[int], Any]) -> Iterator[ForkedEngine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MARKED", "yes")
-        found = ForkedEngine(partial(make, 40), folder)
+        found = ForkedEngine(partial(make, 40), "engine-of-a-long-name", folder)
     yield found
     found.close()
 
@@ -47,6 +47,7 @@ def test_an_engine_answers_from_another_process_with_the_libraries_there(engine:
     assert engine.add(2) == 42
     facts = engine.facts()
     assert facts["pid"] != os.getpid()
+    assert Path(f"/proc/{facts['pid']}/comm").read_text(encoding="utf-8") == "engine-of-a-lon\n"
     assert facts == {"pid": facts["pid"], "folder": Path.cwd(), "marked": "yes", "torch": True}
 
 
@@ -96,7 +97,7 @@ def test_engines_of_one_folder_come_from_one_server(engine: ForkedEngine, folder
     def parent(pid: object) -> str:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
 
-    other = ForkedEngine(partial(make, 1), folder)
+    other = ForkedEngine(partial(make, 1), "other", folder)
     one, two = engine.facts()["pid"], other.facts()["pid"]
     assert one != two
     assert parent(one) == parent(two)
@@ -107,15 +108,15 @@ def test_engines_of_one_folder_come_from_one_server(engine: ForkedEngine, folder
 
 def test_an_engine_that_cannot_be_made_says_why(engine: ForkedEngine, folder: Path, make: Any) -> None:
     with pytest.raises(ConfigError, match="start is -1"):
-        ForkedEngine(partial(make, -1), folder)
+        ForkedEngine(partial(make, -1), "other", folder)
     with pytest.raises(RuntimeError, match="before it was ready"):
-        ForkedEngine(partial(os._exit, 3), folder)
+        ForkedEngine(partial(os._exit, 3), "other", folder)
 
 
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path, make: Any) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(RuntimeError, match="open to others"):
-        ForkedEngine(partial(make, 1), tmp_path)
+        ForkedEngine(partial(make, 1), "other", tmp_path)
 
 
 OWNER = """
@@ -124,7 +125,7 @@ from functools import partial
 from pathlib import Path
 from forked_engine import Engine
 from forebear_serve.forked import ForkedEngine
-engine = ForkedEngine(partial(Engine, 1), Path(sys.argv[1]))
+engine = ForkedEngine(partial(Engine, 1), "other", Path(sys.argv[1]))
 print(engine.facts()["pid"], flush=True)
 sys.stdin.readline()
 """
