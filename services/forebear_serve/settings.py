@@ -85,7 +85,7 @@ class AttributorSettings:
     """Seconds for which the first picture of a batch waits for others; while one batch is embedded the next gathers
     anyway."""
     threads: Count = 4
-    """Checkpoints that are measured at a time: more than `replicas.cpus` use the cores that others leave idle."""
+    """Checkpoints that are measured at a time, for a single picture and while the machine has idle cores."""
     cache: Annotated[int, Field(ge=0)] = 256
     """Embedded pictures that a replica keeps."""
     replicas: Replicas = Replicas()

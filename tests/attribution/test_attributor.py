@@ -1,6 +1,7 @@
 """A query in, an answer out: ranks, percentiles, group totals, and what is refused."""
 
 import json
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -327,9 +328,13 @@ def test_parameters_that_are_not_there_are_refused(attributor: Attributor) -> No
     assert not attributor.measures_apart("!nowhere.*")
 
 
-def test_checkpoints_measured_together_give_the_same_bits(digits_run: Run) -> None:
+@pytest.mark.parametrize("load", [0.0, 1e9])
+def test_checkpoints_measured_together_give_the_same_bits(
+    digits_run: Run, monkeypatch: pytest.MonkeyPatch, load: float
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
     apart, together = (Attributor.open(digits_run.folder, threads=threads) for threads in (1, 3))
-    pictures = [(apart.training_set.picture(row), "", 1) for row in (ROW, ROW + 1)]
+    pictures = [(apart.training_set.picture(ROW), "", 1)]
     assert len(apart.store.plan.checkpoints) > 1
     for by_timestep in (False, True):
         one, other = (each.embed_queries(pictures, by_timestep=by_timestep) for each in (apart, together))

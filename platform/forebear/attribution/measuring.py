@@ -1,5 +1,6 @@
 """Embeds queries as the store's samples were embedded: same weights, same projection, same noise."""
 
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -92,11 +93,16 @@ def _draws(
     return replace(rows, timesteps=np.tile(np.array(timesteps, np.int64)[:, None], (pictures, 1)), weights=each)
 
 
+def _has_idle_cores() -> bool:
+    """By the load of the last minute."""
+    return os.getloadavg()[0] < (os.cpu_count() or 1)
+
+
 class QueryEmbedder:
     """Holds a run's checkpoints, each loaded when it is first needed and then kept.
 
-    `at_each` takes the place of `map` over checkpoints; a thread pool's gives the same bits. Raises ConfigError when
-    the plan does not say how its samples were measured.
+    `at_each` takes the place of `map` over checkpoints, for a single picture on a machine with idle cores; a thread
+    pool's gives the same bits. Raises ConfigError when the plan does not say how its samples were measured.
     """
 
     def __init__(self, run: Run, plan: StorePlan, at_each: Callable[..., Iterable[Any]] = map) -> None:
@@ -203,7 +209,9 @@ class QueryEmbedder:
             condition = model.condition(captions, labels).rows(rows)
             return embedder.embed(x0[rows], condition, wanted, measurements=measurements, mask=grid)
 
-        embeddings = dict(zip([one.name for one in chosen], self._at_each(embedded, opened), strict=True))
+        # Threads hinder each other on cores that others need: a busy machine embeds half as many pictures by them.
+        at_each = self._at_each if len(pictures) == 1 and _has_idle_cores() else map
+        embeddings = dict(zip([one.name for one in chosen], at_each(embedded, opened), strict=True))
         seconds = time.perf_counter() - started
         found = []
         for place, (_, caption, label) in enumerate(pictures):
