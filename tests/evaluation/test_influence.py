@@ -31,8 +31,9 @@ def test_what_is_given_is_the_mean_over_references_of_scores(evaluated: Evaluate
     scores[np.arange(5), REFERENCES] = 0.0
     sizes = np.abs(scores).sum(0) / np.where(np.isin(np.arange(scores.shape[1]), REFERENCES), 4, 5)
     positive = np.maximum(scores, 0.0)
-    # The store keeps float16, whose rounding a small ridge magnifies: das's sizes differ by up to 3.4 %.
-    np.testing.assert_allclose(found.size, sizes, rtol=3e-2, atol=2e-3 * sizes.max())
+    # The store keeps float16, whose rounding a small ridge magnifies: where das exceeds 2 %, by less than one more.
+    rtol = 3e-2 if name == "das" else 2e-2
+    np.testing.assert_allclose(found.size, sizes, rtol=rtol, atol=2e-3 * sizes.max())
     np.testing.assert_allclose(found.share, (positive / positive.sum(1, keepdims=True)).mean(0), rtol=2e-2, atol=2e-3)
     assert found.share.sum() == pytest.approx(1.0)
 

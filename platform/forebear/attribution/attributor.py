@@ -76,7 +76,7 @@ class Attributor:
     ) -> "Attributor":
         """Open a run; the indexes of `names` at once, others when they are first asked for.
 
-        A query is measured at `threads` checkpoints at a time, each on a core of its own; its numbers stay the same.
+        A single query is measured at `threads` checkpoints at a time while cores are idle; its numbers stay the same.
 
         Raises ConfigError when the folder is not a run, StoreError when it has no whole store or its training images
         have changed, SearchIndexError when a named index, or every index, is missing, or an index finds less of the
