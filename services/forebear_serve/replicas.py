@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forebear_serve.forked import ForkedEngine, can_fork
+from forebear.forking import Forked, can_fork, own_server
 from forebear_serve.parts import heard
 from forebear_serve.settings import AttributorSettings, GeneratorSettings, Limits
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from forebear_serve.engine.reviewing import ReviewDesk
     from forebear_serve.engine.tracer import Tracer
 
+LIBRARIES = "forebear_serve.engine.libraries:import_libraries"
+"""What is called in the process that engines are forked from."""
 CHECK_EVERY = 10.0
 """Seconds for which an engine that passed its check is not asked to again."""
 
@@ -29,7 +31,7 @@ class EngineReplica:
 
     def __init__(self, make: Callable[[], Any], forked: bool = False) -> None:
         """`forked` has the engine in a process of its own, which is there sooner than one that imports torch."""
-        self._engine = ForkedEngine(make, _own_name()) if forked and can_fork() else make()
+        self._engine = Forked(make, _own_name(), own_server(LIBRARIES)) if forked and can_fork() else make()
         self._passed = -math.inf
 
     async def call(self, method: str, *args: Any) -> Any:

@@ -52,7 +52,7 @@ class Server:
             return pid == self.process.pid
 
         def is_of(pid: str, called: str, arguments: str) -> bool:
-            if "forebear_serve.fork_server" in arguments:
+            if "-m forebear.forking" in arguments:
                 return called == name and below(int(arguments.rsplit(maxsplit=1)[-1]))  # the last is the raylet's
             return name in arguments and arguments.startswith("ray::") and below(int(pid))
 

@@ -1,8 +1,11 @@
 """The embedding job: the same bytes whatever happens, and errors that say what to do."""
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +23,12 @@ from forebear.diffusion.events import read_events
 from forebear.diffusion.noise import SHARED, draw_noise, stratified_timesteps
 from forebear.diffusion.pictures import Pictures
 from forebear.errors import DataError, JobError, ModelError, StoreError
+from forebear.forking import can_fork
 from forebear.gradients import ProjectionConfig
 from forebear.gradients.embedding import Draws, Embedder
 from forebear.jobs import embed
-from forebear.jobs.embedding import _begun
+from forebear.jobs.embedding import _crew
+from forebear.jobs.local import RayCrew
 from forebear.jobs.planning import plan_embedding
 from forebear.jobs.pool import Pool
 from forebear.jobs.shards import ShardEmbedder
@@ -124,9 +129,36 @@ def test_bad_model_is_refused_before_its_workers_begin(ray_session: None, class_
     assert not run.store_folder.exists()
 
 
-def test_finished_store_begins_no_workers(embedded: Run) -> None:
-    with _begun(embedded, Pool(1), restart=False) as actors:
-        assert actors is None
+def test_finished_store_begins_no_workers(ray_session: None, embedded: Run) -> None:
+    with _crew(embedded, Pool(1), restart=False) as crew:
+        assert isinstance(crew, RayCrew)
+        assert crew.actors is None
+
+
+FORKING = """
+import json, sys
+from pathlib import Path
+from forebear.config import parse
+from forebear.jobs import EmbedConfig, embed
+from forebear.run import Run
+from forebear.jobs.local import _until
+import forebear.jobs.local as local
+def few(over, tasks):  # the first worker has some shards, Ray's actors the others, however long Ray takes to start
+    yield from (next(tasks) for _ in range(5))
+    over.wait()
+local._until = few
+embed(Run(Path(sys.argv[1])), parse(EmbedConfig, json.loads(sys.argv[2]), "settings"))
+"""
+
+
+@pytest.mark.skipif(not can_fork(), reason="workers are forked on Linux alone")
+def test_forked_workers_give_the_same_bytes(class_run: Run, embedded: Run, small, copy_run, store_files) -> None:
+    run = copy_run(class_run)
+    settings = json.dumps(plain(replace(small, workers=2)))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    subprocess.run([sys.executable, "-c", FORKING, str(run.folder), settings], env=environment, check=True)
+    assert store_files(run) == store_files(embedded)
+    assert shards_done(run) == 16
 
 
 @pytest.mark.parametrize("trained", ["class_run", "text_run"])

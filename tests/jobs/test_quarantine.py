@@ -47,7 +47,7 @@ def embed_without(run: Run, config: EmbedConfig, picture: Path) -> tuple[Quarant
     quarantine = Quarantine(run.quarantine_file, plan)
     content = picture.read_bytes()
     picture.unlink()
-    given_up = _embed_missing(shards, plan, quarantine, None, retry_quarantined=False)
+    given_up = _embed_missing(shards, plan, quarantine, run.store_folder, None, retry_quarantined=False)
     picture.write_bytes(content)
     return quarantine, given_up
 

@@ -130,7 +130,7 @@ def forks_of(server) -> dict[int, int]:
     return {
         int(pid): int(parent)
         for pid, parent, args in rows
-        if "forebear_serve.fork_server" in args and parents.get(int(args.split()[-1])) == server.process.pid
+        if "-m forebear.forking" in args and parents.get(int(args.split()[-1])) == server.process.pid
     }
 
 

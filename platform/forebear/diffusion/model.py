@@ -14,6 +14,7 @@ from forebear.diffusion.codec import Codec, VaeCodec
 from forebear.diffusion.conditioning import Condition, Conditioner
 from forebear.diffusion.loading import (
     denoiser_part,
+    import_libraries,
     load_codec,
     load_conditioner,
     load_denoiser,
@@ -52,6 +53,7 @@ class DiffusionModel:
         if not folder.exists():
             raise ModelError(f"{folder} does not exist; give the directory of a diffusers model")
         refuse_pickle(folder)
+        import_libraries()
         with without_progress_bars():
             denoiser = load_denoiser(folder)
             load_lora(folder, denoiser)

@@ -13,11 +13,13 @@ from forebear.config import to_yaml
 from forebear.diffusion.loading import import_libraries
 from forebear.errors import DataError, ForebearError, JobError
 from forebear.files import write_text
-from forebear.jobs.dispatch import Actors, Pool, ray_actors, run_on_ray
+from forebear.forking import inherited
+from forebear.jobs.dispatch import Pool, ray_actors
 from forebear.jobs.driving import UnworkableError, Watch, run_here
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.jobs.events import EMBEDDING, EventLog, RayMetrics, events_path
 from forebear.jobs.growth import divided, growing
+from forebear.jobs.local import Crew, ForkingCrew, RayCrew, may_fork
 from forebear.jobs.overtime import TimeLimit
 from forebear.jobs.planning import plan_embedding
 from forebear.jobs.quarantine import Quarantine, QuarantinedShard, Shard
@@ -67,7 +69,7 @@ def embed(
     folder = run.store_folder
     limit = TimeLimit(shard_seconds)
     pool = Pool(config.workers, 1.0, gpus_per_worker, memory_per_worker, limit) if config.workers else None
-    with one_thread(), _writing(run.folder), _begun(run, pool, restart=restart) as actors:
+    with one_thread(), _writing(run.folder), _crew(run, pool, restart=restart) as crew:
         shards = ShardEmbedder(run, config, _device(gpus_per_worker) if pool is None else "cpu")
         first, added = divided(run, shards.source, grow=grow, restart=restart, tell=tell)
         shards.use(first)
@@ -78,30 +80,35 @@ def embed(
             run.quarantine_file.unlink(missing_ok=True)
         _record(run, config)
         write_samples(folder, first)
-        _complete(shards, plan, folder, pool, actors, retry_quarantined=retry_quarantined)
+        _complete(shards, plan, folder, crew, retry_quarantined=retry_quarantined)
         for listed in listed_segments(folder):
             part = folder / listed.name
             continued = read_manifest(part).plan
             shards.use_segment(continued, part)
             prepare_store(part, continued, weights)
-            _complete(shards, continued, part, pool, actors, retry_quarantined=retry_quarantined)
+            _complete(shards, continued, part, crew, retry_quarantined=retry_quarantined)
         if added is not None:
             with growing(folder, added, weights) as (continued, part):
                 shards.use(added)
-                _complete(shards, continued, part, pool, actors, retry_quarantined=retry_quarantined)
+                _complete(shards, continued, part, crew, retry_quarantined=retry_quarantined)
     return Store.open(folder)
 
 
 @contextmanager
-def _begun(run: Run, pool: Pool | None, *, restart: bool) -> Iterator[Actors | None]:
-    """Ray and its actors, which import their libraries while this process does too; None where all may be done."""
-    if pool is None or not run.model_folder.is_dir() or (not restart and _closed(run.store_folder)):
+def _crew(run: Run, pool: Pool | None, *, restart: bool) -> Iterator[Crew | None]:
+    """Who embeds on the pool; None without one. Nothing is begun yet where all may be done."""
+    if pool is None:
         yield None
-        return
-    # Ray first: beside imports in this process its start takes longer than both, one after the other.
-    with ray_actors(pool, import_libraries) as actors:
-        import_libraries()
-        yield actors
+    elif may_fork(pool):
+        with ForkingCrew(pool) as crew:
+            yield crew
+    elif not run.model_folder.is_dir() or (not restart and _closed(run.store_folder)):
+        yield RayCrew(pool)
+    else:
+        # Ray first: beside imports in this process its start takes longer than both, one after the other.
+        with ray_actors(pool, import_libraries) as actors:
+            import_libraries()
+            yield RayCrew(pool, actors)
 
 
 def _closed(folder: Path) -> bool:
@@ -110,19 +117,11 @@ def _closed(folder: Path) -> bool:
 
 
 def _complete(
-    shards: ShardEmbedder,
-    plan: StorePlan,
-    folder: Path,
-    pool: Pool | None,
-    actors: Actors | None,
-    *,
-    retry_quarantined: bool,
+    shards: ShardEmbedder, plan: StorePlan, folder: Path, crew: Crew | None, *, retry_quarantined: bool
 ) -> None:
     """Embed what is missing of a store or segment, and close it; raises JobError for quarantined shards."""
     quarantine = Quarantine(shards.run.quarantine_file, plan)
-    given_up = _embed_missing(
-        shards, plan, quarantine, pool, folder, actors=actors, retry_quarantined=retry_quarantined
-    )
+    given_up = _embed_missing(shards, plan, quarantine, folder, crew, retry_quarantined=retry_quarantined)
     if len(quarantine):
         raise JobError(describe_quarantined(quarantine.shards, given_up=given_up))
     write_manifest(folder)
@@ -132,15 +131,13 @@ def _embed_missing(
     shards: ShardEmbedder,
     plan: StorePlan,
     quarantine: Quarantine,
-    pool: Pool | None,
-    folder: Path | None = None,
+    folder: Path,
+    crew: Crew | None,
     *,
-    actors: Actors | None = None,
     retry_quarantined: bool,
 ) -> bool:
     """Whether so many shards failed that others were not begun."""
     run = shards.run
-    folder = folder or run.store_folder
 
     def tasks() -> Iterator[Shard]:
         return (shard for shard in plan.shards() if retry_quarantined or shard not in quarantine)
@@ -151,13 +148,13 @@ def _embed_missing(
         progress(SECTION, total, "samples", listeners=(log, RayMetrics(run))) as bar,
     ):
         watch = EmbedWatch(shards, plan, quarantine, bar)
-        if pool is None or (not pool.gpus and _seem_done(folder, plan, tasks())):
+        if crew is None or (not crew.pool.gpus and _seem_done(folder, plan, tasks())):
             # Where nothing seems to be missing, checksums are compared here, without starting a Ray.
             run_here(EmbedWorker(run, shards.config, plan, shards, folder=folder), tasks(), watch)
         else:
             place, there = Run(run.folder.resolve()), folder.resolve()
-            make_worker = partial(EmbedWorker, place, shards.config, plan, gpus=pool.gpus, folder=there)
-            run_on_ray(make_worker, tasks(), pool, watch, actors=actors)
+            make_worker = partial(EmbedWorker, place, shards.config, plan, gpus=crew.pool.gpus, folder=there)
+            crew.run(make_worker, tasks(), watch, gift=shards)
     return watch.left_out(quarantine) > 0
 
 
@@ -167,7 +164,7 @@ def _seem_done(folder: Path, plan: StorePlan, tasks: Iterator[Shard]) -> bool:
 
 @dataclass
 class EmbedWorker:
-    """Embeds and writes shards, in a Ray actor from a run that it opens itself."""
+    """Embeds and writes shards: in another process from a run that it opens itself, unless it was forked with one."""
 
     run: Run
     config: EmbedConfig
@@ -180,7 +177,7 @@ class EmbedWorker:
     def open(self) -> None:
         torch.set_num_threads(1)
         self._folder = self.folder or self.run.store_folder
-        self._shards = self.shards or ShardEmbedder(self.run, self.config, _device(self.gpus))
+        self._shards = self.shards or inherited() or ShardEmbedder(self.run, self.config, _device(self.gpus))
         if self.shards is None:
             self._shards.use_segment(self.plan, self._folder)
 

@@ -31,12 +31,19 @@ class Actors:
         # Without restarts a death is final.
         self._class = ray.remote(max_restarts=0, **pool.options)(_actor_class())
         self._ready: list[Any] = []
+        self._preparing: list[Any] = []
 
     def prepare(self, load: Callable[[], object]) -> None:
         """Begin the pool's actors now; each calls `load`. What that raises, the work will raise again."""
         self._ready = [self._class.remote() for _ in range(self.pool.workers)]
-        for actor in self._ready:
-            actor.prepare.remote(load)
+        self._preparing = [actor.prepare.remote(load) for actor in self._ready]
+
+    def wait(self, seconds: float) -> None:
+        """Until one of those is prepared; not where none has room on this Ray."""
+        import ray
+
+        if any(self.pool.fits(node["Resources"]) for node in ray.nodes()):
+            ray.wait(self._preparing, num_returns=1, timeout=seconds)
 
     def take(self) -> Any:
         return self._ready.pop(0) if self._ready else self._class.remote()

@@ -142,8 +142,11 @@ class Scheduler(Generic[Task]):
     Every task of `tasks` (all different) is done once, set aside, or, after too many were set aside, never begun.
     """
 
-    def __init__(self, tasks: Iterable[Task], workers: int, limits: Limits | None = None) -> None:
-        self.workers, self.limits, self.counts = workers, limits or Limits(), Counts()
+    def __init__(
+        self, tasks: Iterable[Task], workers: int, limits: Limits | None = None, counts: Counts | None = None
+    ) -> None:
+        """`counts`: of tasks before these, which count on."""
+        self.workers, self.limits, self.counts = workers, limits or Limits(), counts or Counts()
         self._left, self._exhausted = iter(tasks), False
         self._queue: deque[Task] = deque()
         """Next to be given out: tasks to be tried again, and few of those that are left."""

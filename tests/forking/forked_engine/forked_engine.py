@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from forebear.errors import ConfigError
-from forebear_serve.problems import busy
+
+
+def import_libraries() -> None:
+    import torch  # noqa: F401
 
 
 class UnpicklableError(Exception):
@@ -37,7 +40,7 @@ class Engine:
             time.sleep(0.01)
 
     def fail(self, kind: str) -> None:
-        raise {"busy": busy("full", 3), "config": ConfigError("no"), "odd": UnpicklableError("one", "two")}[kind]
+        raise {"config": ConfigError("no"), "odd": UnpicklableError("one", "two")}[kind]
 
     def count(self, end: int, hear: Callable[[int], None]) -> str:
         for number in range(end):
