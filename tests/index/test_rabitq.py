@@ -222,5 +222,5 @@ def test_an_index_of_codes_of_the_first_format_is_refused(folder: Path, build, m
     values = json.loads((folder / "index.json").read_text())
     values["format_version"] = 1
     (folder / "index.json").write_text(json.dumps(values))
-    with pytest.raises(SearchIndexError, match=r"not an index of format version 3 but 1; run `forebear index"):
+    with pytest.raises(SearchIndexError, match=r"not an index of format version 4 but 1; run `forebear index"):
         VectorIndex.open(folder)

@@ -43,8 +43,9 @@ def share(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def test_few_rows_are_scored_and_nearly_all_of_the_best_are_found(index: VectorIndex) -> None:
-    assert sorted(index.description.files) == ["ids.parquet", "scales.f32", "shortlist.faiss", "vectors.f16"]
-    assert index.description.shortlist_width in (10, 20)
+    codes = {"shortlist.faiss", "shortlist.u8", "shortlist.f32"}
+    assert set(index.description.files) == {"ids.parquet", "scales.f32", "vectors.f16", *codes}
+    assert index.description.shortlist_width in (8, 16)
     assert index.description.recall.lowest >= 0.99
     queries = low_rank("queries", 40)
     scores = index.scores(queries)
@@ -77,7 +78,7 @@ def test_codes_that_find_too_little_are_not_kept(folder: Path, build) -> None:
     settings = {"kind": "rabitq", "refine_factor": 3, "min_candidates": 1, "recall_floor": 0}
     tried = build(folder, vectors, **settings, short_codes_from=1, short_recall=1)
     assert tried.description.shortlist_width == 0
-    assert not (folder / "shortlist.faiss").exists()
+    assert not list(folder.glob("shortlist*"))
     scanned = build(folder.with_name("scanned"), vectors, **settings)
     assert tried.description.recall == scanned.description.recall
     queries = keyed_normal((5, 256), "asked")
@@ -104,9 +105,10 @@ def test_nothing_is_learnt_from_rows_that_recall_is_measured_with(tmp_path: Path
         matrix = write_matrix(place, [(0, vectors)], 500, 40)
         shortlist.write_shortlist(place, matrix, apart)
         codes = faiss.read_index(str(place / shortlist.SHORTLIST_FILE))
-        scanned = faiss.downcast_index(faiss.downcast_index(codes.index).base_index)
+        scanned = faiss.downcast_index(codes.index)
         projection = faiss.downcast_VectorTransform(codes.chain.at(0))
-        projections.append((faiss.vector_to_array(projection.A), faiss.vector_to_array(scanned.pq.centroids)))
+        steps = np.fromfile(place / shortlist.STEPS_FILE, "<f4")
+        projections.append((faiss.vector_to_array(projection.A), faiss.vector_to_array(scanned.pq.centroids), steps))
     for one, other in zip(*projections, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -179,10 +181,18 @@ def test_a_damaged_file_is_refused(folder: Path, build) -> None:
     write_json(folder / "index.json", description)
     with pytest.raises(SearchIndexError, match="cannot be read by FAISS"):
         VectorIndex.open(folder)
-    del description["files"]["shortlist.faiss"]
-    write_json(folder / "index.json", description)
-    with pytest.raises(SearchIndexError, match=r"does not list shortlist\.faiss"):
-        VectorIndex.open(folder)
+    path.write_bytes(whole)
+    for name in ("shortlist.faiss", "shortlist.u8"):
+        description = plain(index.description)
+        del description["files"][name]
+        write_json(folder / "index.json", description)
+        with pytest.raises(SearchIndexError, match=rf"does not list {name}"):
+            VectorIndex.open(folder)
+    write_json(folder / "index.json", plain(index.description))
+    several = folder / "shortlist.u8"
+    several.write_bytes(several.read_bytes()[:-1] + b"?")
+    with pytest.raises(SearchIndexError, match=r"shortlist\.u8 does not match its checksum"):
+        VectorIndex.open(folder).verify()
 
 
 def test_an_index_of_the_format_before_is_read_as_it_is(folder: Path, build) -> None:
@@ -208,5 +218,5 @@ def test_bytes_of_a_row_are_those_of_the_file(folder: Path, build, dim: int) -> 
     for count in (1024, 4096):
         place = folder / str(count)
         build(place, keyed_normal((count, dim), "sizes"), **FORCED)
-        sizes[count] = (place / shortlist.SHORTLIST_FILE).stat().st_size
+        sizes[count] = sum((place / name).stat().st_size for name in shortlist.SHORTLIST_FILES)
     assert (sizes[4096] - sizes[1024]) / 3072 == shortlist.bytes_each(dim)

@@ -19,7 +19,7 @@ from forebear.index.description import FileRecord, IndexConfig, IndexDescription
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix, write_matrix
 from forebear.index.recall import EXACT, measure_recall, sample
 from forebear.index.searching import DESCRIPTION_FILE, IDS_FILE, VectorIndex, previous
-from forebear.index.shortlist import SHORTLIST_FILE, Shortlist, write_shortlist
+from forebear.index.shortlist import SHORTLIST_FILES, Shortlist, write_shortlist
 
 
 def build_index(
@@ -104,12 +104,13 @@ def _write_codes(part: Path, matrix: HalfMatrix, config: IndexConfig) -> tuple[t
     if matrix.count >= config.short_codes_from:
         write_shortlist(part, matrix, searched)
         widths = (config.short_factor, 2 * config.short_factor)
-        tried = [Shortlist(part, width) for width in widths]
+        tried = [Shortlist(part, matrix.count, matrix.dim, width) for width in widths]
         recalls = measure_recall(matrix, tried, config.short_candidates, searched)
         for width, recall in zip(widths, recalls, strict=True):
             if recall.lowest >= config.short_recall:
-                return (SHORTLIST_FILE,), recall, width
-        (part / SHORTLIST_FILE).unlink()
+                return SHORTLIST_FILES, recall, width
+        for name in SHORTLIST_FILES:
+            (part / name).unlink()
     codes = write_codes(part, matrix)
     (recall,) = measure_recall(matrix, [codes], config.candidates, searched)
     return CODE_FILES, recall, 0

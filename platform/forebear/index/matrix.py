@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from forebear.errors import SearchIndexError
 from forebear.files import whole_file
+from forebear.index.products import RowProducts
 from forebear.store import from_half, to_half
 
 VECTORS_FILE = "vectors.f16"
@@ -16,10 +17,6 @@ SCALES_FILE = "scales.f32"
 
 BLOCK_NUMBERS = 2**22
 """Numbers that are widened to float32 at a time: 16 MiB, whatever the number of rows."""
-QUICK_NUMBERS = 2**18
-"""Numbers that are widened at a time where rows are multiplied: they stay in the processor's cache."""
-LANES = 16
-"""Rows of a block and numbers of a row are multiples of this: no kernel has a remainder to treat in another way."""
 QUERY_TILE = 16
 """Queries that are scored together at least, where memory bounds how many."""
 
@@ -33,7 +30,7 @@ class HalfMatrix:
         # Copy on write: torch takes memory that could be written to without copying it, and nothing is written.
         mapped = np.memmap(folder / VECTORS_FILE, np.dtype("<f2"), "c", shape=(count, dim))
         self._halves: NDArray[np.float16] = np.asarray(mapped).astype(np.float16, copy=False)
-        self._mapped = torch.from_numpy(self._halves)
+        self._products = RowProducts(torch.from_numpy(self._halves))
         self._block_rows = max(1, BLOCK_NUMBERS // dim)
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -52,35 +49,14 @@ class HalfMatrix:
 
     def scores(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[Q, N]: inner products of queries float32[Q, D] with every row, accumulated in float32."""
-        return self._multiplied(queries, None)
+        found = self._products.of(queries)
+        found *= self.scales
+        return found
 
     def scores_of(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32[Q, M]: inner products of queries float32[Q, D] with the given rows, bit for bit those of `scores`."""
-        return self._multiplied(queries, torch.from_numpy(rows))
-
-    def _multiplied(self, queries: NDArray[np.float32], rows: torch.Tensor | None) -> NDArray[np.float32]:
-        """float32[Q, M]: products with the given rows, or with all.
-
-        Every product is one of a whole block with one query. One shape takes one path through BLAS, so that a score
-        does not depend on the queries and rows beside it, and equal rows get equal scores.
-        """
-        count = self.count if rows is None else len(rows)
-        padded = -(-self.dim // LANES) * LANES  # equal alignment of all rows
-        asked = torch.zeros((len(queries), padded))
-        asked[:, : self.dim] = torch.from_numpy(np.ascontiguousarray(queries))
-        size = max(LANES, QUICK_NUMBERS // padded // LANES * LANES)
-        vectors, products = torch.zeros((size, padded)), torch.empty(size)
-        scores = torch.empty((len(queries), count))
-        for first in range(0, count, size):
-            part = slice(first, min(first + size, count))
-            # index_select copies whole rows; [] would take three times as long for numbers of 16 bits.
-            halves = self._mapped[part] if rows is None else self._mapped.index_select(0, rows[part])
-            vectors[: len(halves), : self.dim].copy_(halves)
-            for query, line in zip(asked, scores, strict=True):
-                torch.mv(vectors, query, out=products)
-                line[part] = products[: len(halves)]
-        found: NDArray[np.float32] = scores.numpy()
-        found *= self.scales if rows is None else self.scales[rows.numpy()]
+        found = self._products.of(queries, rows)
+        found *= self.scales[rows]
         return found
 
 

@@ -18,7 +18,7 @@ from forebear.index.filtering import allowed_rows, checked_rows
 from forebear.index.interface import Device, SearchIndex, SearchResult
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix
 from forebear.index.ranking import Proposer, rank
-from forebear.index.shortlist import SHORTLIST_FILE, Shortlist
+from forebear.index.shortlist import BYTES_FILE, SHORTLIST_FILE, SHORTLIST_FILES, STEPS_FILE, Shortlist, directions_of
 
 DESCRIPTION_FILE = "index.json"
 IDS_FILE = "ids.parquet"
@@ -72,10 +72,12 @@ class VectorIndex:
         ids = read_ids(found / IDS_FILE, description.count, rebuild(folder))
         matrix = HalfMatrix(found, description.count, description.dim)
         if description.kind == "rabitq":
-            for name in _code_files(description):  # hashed first, because FAISS trusts the sizes that a file claims
-                _check_hash(found, name, description, rebuild(folder))
             width = description.shortlist_width
-            return cls(found, description, ids, matrix, Shortlist(found, width) if width else Codes(found))
+            for name in (SHORTLIST_FILE,) if width else CODE_FILES:
+                # Hashed first, because FAISS trusts the sizes that a file claims.
+                _check_hash(found, name, description, rebuild(folder))
+            codes = Shortlist(found, description.count, description.dim, width) if width else Codes(found)
+            return cls(found, description, ids, matrix, codes)
         return cls(found, description, ids, matrix, proposer_on(device, matrix))
 
     def __len__(self) -> int:
@@ -211,6 +213,9 @@ def read_description(folder: Path, remedy: str) -> IndexDescription:
     numbers = description.count * description.dim
     needed = dict.fromkeys((IDS_FILE, *_code_files(description)))
     needed |= {VECTORS_FILE: 2 * numbers, SCALES_FILE: 4 * description.count}
+    if description.shortlist_width:
+        directions = directions_of(description.dim)
+        needed |= {BYTES_FILE: directions * description.count, STEPS_FILE: 4 * directions}
     for name, size in needed.items():
         if name not in description.files or size not in (None, description.files[name].bytes):
             raise SearchIndexError(f"{path} does not list {name} with the size that it must have; {remedy}")
@@ -226,7 +231,7 @@ def read_description(folder: Path, remedy: str) -> IndexDescription:
 def _code_files(description: IndexDescription) -> tuple[str, ...]:
     if description.kind == "exact":
         return ()
-    return (SHORTLIST_FILE,) if description.shortlist_width else CODE_FILES
+    return SHORTLIST_FILES if description.shortlist_width else CODE_FILES
 
 
 def _check_hash(folder: Path, name: str, description: IndexDescription, remedy: str) -> None:

@@ -9,7 +9,9 @@ directions, and kept twice:
   scan proposes `width` times as many rows as are wanted;
 - as a byte for each direction, which ranks the proposed rows.
 
-Exact scores of the few that are left decide, as ever (`ranking`). Nothing depends on the length of a query or on the
+FAISS's refinement of the one by the other takes twice as long for single queries as reading the bytes of the proposed
+rows in the order of the file and multiplying blocks of them (`products`). Exact scores of the few that are left decide,
+as ever (`ranking`). Nothing depends on the length of a query or on the
 side to which it points, so proponents and opponents share the codes.
 
 A direction that new queries use and few rows do is lost here. An index is therefore measured with rows from which
@@ -25,9 +27,17 @@ from numpy.typing import NDArray
 from forebear.files import whole_file
 from forebear.index.codes import TRAINING_NUMBERS, import_faiss, read_codes
 from forebear.index.matrix import HalfMatrix
+from forebear.index.products import RowProducts
+from forebear.index.ranking import best_rows
 from forebear.randomness import keyed_normal, keyed_permutation
 
 SHORTLIST_FILE = "shortlist.faiss"
+"""Directions and tables, and four bits of every row for each table."""
+BYTES_FILE = "shortlist.u8"
+"""A byte of every row for each direction."""
+STEPS_FILE = "shortlist.f32"
+"""For each direction, what one more in its byte stands for."""
+SHORTLIST_FILES = (SHORTLIST_FILE, BYTES_FILE, STEPS_FILE)
 
 DIRECTIONS = 1024
 """Most directions."""
@@ -47,18 +57,30 @@ PASSES = 3
 
 def bytes_each(dim: int) -> int:
     """Of a row of `dim` numbers: four bits for each table, a byte for each direction."""
+    _, tables = _sizes(dim)
+    return -(-tables // 2) + directions_of(dim)
+
+
+def directions_of(dim: int) -> int:
+    """Bytes of a row of `dim` numbers: of each direction, those that make up for unequal tables among them."""
     size, tables = _sizes(dim)
-    return -(-tables // 2) + size + -size % tables
+    return size + -size % tables
 
 
 class Shortlist:
     """Short codes of N vectors. FAISS uses as many threads as `faiss.omp_set_num_threads` or OMP_NUM_THREADS say."""
 
-    def __init__(self, folder: Path, width: int) -> None:
-        """`width`: rows that the scan proposes for each candidate."""
+    def __init__(self, folder: Path, count: int, dim: int, width: int) -> None:
+        """Of `count` rows of `dim` numbers; `width`: rows that the scan proposes for each candidate."""
         faiss = import_faiss()
-        self._codes = read_codes(folder / SHORTLIST_FILE)
-        faiss.downcast_index(self._codes.index).k_factor = width
+        codes = read_codes(folder / SHORTLIST_FILE)
+        self._codes = codes  # owns what follows
+        self._projection, self._tables = faiss.downcast_VectorTransform(codes.chain.at(0)), codes.index
+        self._steps: NDArray[np.float32] = np.fromfile(folder / STEPS_FILE, "<f4").astype(np.float32)
+        # Copy on write: torch takes memory that could be written to without copying it, and nothing is written.
+        mapped = np.memmap(folder / BYTES_FILE, np.uint8, "c", shape=(count, directions_of(dim)))
+        self._bytes = RowProducts(torch.from_numpy(np.asarray(mapped)))
+        self._width = width
 
     def candidates(self, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """int64[Q, count]: rows whose estimated inner product with the query is highest, best first.
@@ -67,12 +89,19 @@ class Shortlist:
         """
         lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)  # [Q, 1]
         unit = (queries / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-        _, rows = self._codes.search(unit, count)
-        return np.asarray(rows, np.int64)
+        projected = self._projection.apply(unit)  # [Q, m]
+        _, proposed = self._tables.search(projected, count * self._width)
+        chosen = np.full((len(queries), count), -1, np.int64)
+        for query, found, best in zip(projected * self._steps, proposed, chosen, strict=True):
+            rows = np.sort(found[found >= 0])  # neighbours in the file are read together
+            (scores,) = self._bytes.of(query[None], rows)
+            ranked = rows[best_rows(scores, count)]
+            best[: len(ranked)] = ranked
+        return chosen
 
 
 def write_shortlist(folder: Path, matrix: HalfMatrix, apart: NDArray[np.int64]) -> None:
-    """Encode every row of the matrix and write the FAISS file of `folder`.
+    """Encode every row of the matrix and write the files of `folder`.
 
     Nothing is learnt from the rows `apart` int64[M], where there are others. The same rows give the same bytes, with
     the same number of threads.
@@ -85,18 +114,22 @@ def write_shortlist(folder: Path, matrix: HalfMatrix, apart: NDArray[np.int64]) 
     projection = faiss.LinearTransform(matrix.dim, len(directions), False)
     faiss.copy_array_to_vector(directions.reshape(-1), projection.A)
     projection.is_trained = True
-    size = len(directions)
-    scanned = faiss.IndexPQFastScan(size, tables, 4, faiss.METRIC_INNER_PRODUCT)
+    scanned = faiss.IndexPQFastScan(len(directions), tables, 4, faiss.METRIC_INNER_PRODUCT)
     scanned.pq.cp.min_points_per_centroid = 1  # few rows are no reason to warn: recall is measured
-    ranked = faiss.IndexScalarQuantizer(size, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT)
     projected = (training - mean) @ directions.T  # [n, m]
     scanned.train(projected)
-    ranked.train(projected)
-    codes = faiss.IndexPreTransform(projection, faiss.IndexRefine(scanned, ranked))
-    for _, block in matrix.blocks():
-        codes.add(block / unit - mean)
+    least = projected.min(axis=0)  # [m]
+    steps = (projected.max(axis=0) - least) / np.float32(255)
+    steps[steps == 0] = 1
+    with whole_file(folder / BYTES_FILE) as part, part.open("wb") as file:
+        for _, block in matrix.blocks():
+            turned = projection.apply(block / unit - mean)
+            scanned.add(turned)
+            np.clip(np.rint((turned - least) / steps), 0, 255).astype(np.uint8).tofile(file)
+    with whole_file(folder / STEPS_FILE) as part:
+        steps.astype("<f4").tofile(part)
     with whole_file(folder / SHORTLIST_FILE) as part:
-        faiss.write_index(codes, str(part))
+        faiss.write_index(faiss.IndexPreTransform(projection, scanned), str(part))
 
 
 def _learnt_from(matrix: HalfMatrix, apart: NDArray[np.int64]) -> NDArray[np.int64]:
