@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any
 
 from forebear.config import parse, plain
@@ -33,14 +33,13 @@ class Timed:
 
     @property
     def rate(self) -> float:
-        """Pictures a second while all workers work: from the end of the first shard of each to the end of the last."""
-        first = max(1, self.workers)
-        (begin, before), (end, after) = self.curve[first - 1], self.curve[-1]
-        return (after - before) / (end - begin)
+        """Pictures a second in the second half of the pictures: by then all workers have begun."""
+        times, done = zip(*self.curve[(len(self.curve) - 1) // 2 :], strict=True)
+        return linear_regression(times, done).slope
 
     @property
     def start_up(self) -> float:
-        """Seconds before the work: what the call took beyond all pictures at the rate."""
+        """Seconds that the call took beyond all pictures at the rate."""
         return self.seconds - self.pictures / self.rate
 
 

@@ -27,9 +27,9 @@ an index costs to build and to ask is in [index.md](index.md).
 
 {pictures} pictures of {dataset}, a UNet of {parameters:,} parameters, {timesteps} timesteps, k = {dim}, shards of
 {shard_rows}; every worker has one thread. Each line is the run with the median rate of {rounds}, and every run a
-process of its own. **Rate** counts from the end of each worker's first shard to the end of the last shard. **Whole
-call** is all of `embed()`: starting and stopping Ray, opening model and images in the driver and again in each worker,
-and the work.
+process of its own. **Rate** is that of the second half of the pictures, when all workers have begun. **Whole call** is
+all of `embed()`: importing libraries, opening model and images, starting and stopping Ray, and the work; a process
+forked from the driver embeds while Ray starts ([jobs.md](jobs.md)).
 
 {workers}
 
@@ -39,7 +39,7 @@ and the work.
 | two actors over one, whole call | {efficiency_whole:.2f} x | |
 | one actor against in-process, rate | {overhead:+.1%} time | at most +10 % |
 | one actor against in-process, whole call of {base_seconds:.0f} s | {overhead_whole:+.1%} time | |
-| start-up and end that one actor adds, once for a job | {start_up:.1f} s | |
+| of it beside the rate, once for a job | {start_up:.1f} s | |
 
 ## Storage
 
@@ -104,7 +104,7 @@ def _machine(about: Mapping[str, Any], load: Sequence[float]) -> str:
 
 
 def _workers(runs: Sequence[Mapping[str, Any]]) -> str:
-    rows = [["workers", "pictures/s", "of all runs", "whole call", "of it start-up and end"]]
+    rows = [["workers", "pictures/s", "of all runs", "whole call", "of it beyond all pictures at the rate"]]
     for run in runs:
         name = (
             f"{run['workers']} Ray actor{'s' if run['workers'] > 1 else ''}" if run["workers"] else "0: in this process"
