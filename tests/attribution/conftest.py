@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebear.attribution import Attributor, build_indexes
+from forebear.attribution import Attributor
 from forebear.attribution.features import import_features
 from forebear.config import parse
 from forebear.data import DataConfig, open_training_set
 from forebear.diffusion.training import TrainConfig, train
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 
 CONFIG = {

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from forebear.attribution import Attribution, Attributor, QueryConfig, StoreScorer, build_indexes
+from forebear.attribution import Attribution, Attributor, QueryConfig, StoreScorer
 from forebear.errors import ConfigError, DataError, ForebearError, ModelError, SearchIndexError, StoreError
 from forebear.estimators import DEFAULT_ESTIMATOR, ESTIMATORS
 from forebear.files import read_json, write_json
 from forebear.index import IndexConfig
+from forebear.jobs import build_indexes
 from forebear.run import Run
 
 ROW = 5

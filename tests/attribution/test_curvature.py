@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebear.attribution import build_indexes
 from forebear.attribution.curvature import build_curvature, curvature_folder, has_curvature, open_curvature
 from forebear.errors import SearchIndexError
 from forebear.files import read_json, write_json
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 from forebear.store import Store
 

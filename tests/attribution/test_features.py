@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from forebear.attribution import build_indexes
 from forebear.attribution.features import import_features, read_features
 from forebear.data import DataConfig, TrainingSet, open_training_set
 from forebear.errors import ConfigError, DataError
 from forebear.index import IndexConfig
+from forebear.jobs import build_indexes
 from forebear.run import Run
 
 

@@ -27,7 +27,7 @@ from gradient_bench.models import IMAGE_SIZE, TINY, Architecture, S, one_thread
 from numpy.typing import NDArray
 from processor import description
 
-from forebear.attribution import Attributor, QueryConfig, build_indexes
+from forebear.attribution import Attributor, QueryConfig
 from forebear.attribution.sides import Sides
 from forebear.data import Columns, DataConfig, open_training_set
 from forebear.diffusion.building import ModelConfig
@@ -37,7 +37,7 @@ from forebear.diffusion.training import TrainConfig, TrainingConfig, train
 from forebear.errors import ForebearError
 from forebear.estimators import estimator
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 
 ESTIMATORS = ("tracin", "retrac", "retrac-ridge")

@@ -13,12 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cluster_trial.ray_hosts import RayHosts, ray_hosts
 
-from forebear.attribution import build_indexes
 from forebear.config import parse
 from forebear.diffusion.training import TrainConfig, train
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 
 PICTURES = 60

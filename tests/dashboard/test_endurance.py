@@ -76,13 +76,12 @@ def large_address(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: dict[str, Any], make_core: Callable[..., Any]
 ) -> Iterator[tuple[str, str]]:
     """A run with four thousand images behind an address of its own, and a token for it."""
-    from forebear.attribution import build_indexes
     from forebear.config import parse
     from forebear.diffusion.training import TrainConfig, train
     from forebear.estimators import DEFAULT_ESTIMATOR
     from forebear.gradients import ProjectionConfig
     from forebear.index import IndexConfig
-    from forebear.jobs import EmbedConfig, embed
+    from forebear.jobs import EmbedConfig, build_indexes, embed
     from forebear.run import Run
     from forebear_serve.database import Database, Scope, Tokens
     from forebear_serve.gateway.api import make_api

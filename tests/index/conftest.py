@@ -15,9 +15,10 @@ METADATA = IndexMetadata(
 )
 
 
-def cut(vectors: np.ndarray, size: int = 7) -> Iterator[tuple[int, np.ndarray]]:
-    for first in range(0, len(vectors), size):
-        yield first, vectors[first : first + size]
+def cut(vectors: np.ndarray, size: int = 7, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """(row, block) in order; `first` is the row of the first vector."""
+    for start in range(0, len(vectors), size):
+        yield first + start, vectors[start : start + size]
 
 
 def index_of(folder: Path, vectors: np.ndarray, **config: Any) -> VectorIndex:

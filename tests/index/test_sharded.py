@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from forebear.errors import SearchIndexError
 from forebear.index import (
     IndexConfig,
+    ShardedBuild,
     ShardedIndex,
     VectorIndex,
     build_index,
-    build_sharded_index,
     open_search_index,
     serve_sharded_index,
 )
@@ -32,12 +32,11 @@ def many() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def shard(in_blocks, metadata) -> Callable[..., ShardedIndex]:
-    """Build an index of float32[N, D] in parts."""
+    """Build an index of float32[N, D] in parts, each from the blocks that `blocks(vectors, rows)` gives of its rows."""
 
     def build(folder: Path, vectors: np.ndarray, shard_rows: int, blocks=None, source="", **config) -> ShardedIndex:
-        return build_sharded_index(
+        build = ShardedBuild(
             folder,
-            blocks or (lambda: in_blocks(vectors)),
             vectors.shape[1],
             [f"sample-{row}" for row in range(len(vectors))],
             shard_rows=shard_rows,
@@ -45,6 +44,10 @@ def shard(in_blocks, metadata) -> Callable[..., ShardedIndex]:
             metadata=metadata,
             source=lambda first, stop: f"{source} {first} {stop}",
         )
+        for part in build.parts:
+            if not build.keeps(part):
+                part.build(blocks(vectors, part.rows) if blocks else in_blocks(vectors[part.rows], first=part.first))
+        return build.finish()
 
     return build
 
@@ -130,11 +133,15 @@ def test_a_part_that_finds_too_little_is_refused_unless_allowed(tmp_path: Path, 
 
 
 def test_an_interrupted_build_goes_on_with_the_part_it_was_at(folder: Path, shard, in_blocks, many, whole) -> None:
-    def broken_off() -> Iterator[tuple[int, np.ndarray]]:
-        for first, block in in_blocks(many):
+    def broken_off(vectors: np.ndarray, rows: slice) -> Iterator[tuple[int, np.ndarray]]:
+        for first, block in in_blocks(vectors[rows], first=rows.start):
             if first >= 70:
                 raise KeyboardInterrupt
             yield first, block
+
+    def resumed(vectors: np.ndarray, rows: slice) -> Iterator[tuple[int, np.ndarray]]:
+        assert rows == slice(60, 90)  # no row of a finished part is read
+        return in_blocks(vectors[rows], first=rows.start)
 
     with pytest.raises(KeyboardInterrupt):
         shard(folder, many, 30, broken_off)
@@ -142,7 +149,7 @@ def test_an_interrupted_build_goes_on_with_the_part_it_was_at(folder: Path, shar
     finished = sorted(path.name for path in folder.with_name("retrac.building").glob("part-*"))
     assert finished == ["part-00000", "part-00001"]
     before = [(folder.with_name("retrac.building") / name / "vectors.f16").stat().st_ino for name in finished]
-    index = shard(folder, many, 30)
+    index = shard(folder, many, 30, resumed)
     assert [(folder / name / "vectors.f16").stat().st_ino for name in finished] == before
     assert [path.name for path in folder.parent.iterdir()] == ["retrac"]
     queries = keyed_normal((3, DIM), "asked")
@@ -150,9 +157,8 @@ def test_an_interrupted_build_goes_on_with_the_part_it_was_at(folder: Path, shar
 
 
 def test_an_unchanged_index_is_not_read_again(folder: Path, shard, many) -> None:
-    def unread() -> Iterator[tuple[int, np.ndarray]]:
+    def unread(vectors: np.ndarray, rows: slice) -> Iterator[tuple[int, np.ndarray]]:
         raise AssertionError
-        yield 0, many
 
     before = shard(folder, many, 30).search(many[:2], 9)
     assert_same(shard(folder, many, 30, unread).search(many[:2], 9), before)
@@ -227,14 +233,14 @@ def test_a_damaged_list_of_parts_is_refused(folder: Path, shard, many, damage, m
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        (lambda v: [(0, v[:89])], "hold 29 vectors for 30 samples"),
-        (lambda v: [(0, v[:20]), (25, v[25:])], "begins at row 25; expected row 20"),
-        (lambda v: [(0, v[:, :11])], "expected row 0 and 12 numbers"),
+        (lambda v, rows: [(rows.start, v[rows][:29])], "hold 29 vectors for 30 samples"),
+        (lambda v, rows: [(rows.start + 1, v[rows])], "begins at row 1; expected row 0"),
+        (lambda v, rows: [(rows.start, v[rows][:, :11])], "expected row 0 of 30 rows of 12 numbers"),
     ],
 )
 def test_blocks_that_do_not_fit_are_refused(folder: Path, shard, many, blocks, message: str) -> None:
     with pytest.raises(SearchIndexError, match=message):
-        shard(folder, many, 30, lambda: iter(blocks(many)))
+        shard(folder, many, 30, blocks)
     assert not folder.exists()
 
 
@@ -267,7 +273,7 @@ def test_ray_actors_answer_as_one_index(folder: Path, shard, many, whole) -> Non
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, shard, in_blocks, metadata, many) -> None:
     shard(tmp_path / "a" / "index", many, 45)
-    shard(tmp_path / "b" / "index", many, 45, lambda: in_blocks(many, 50))
+    shard(tmp_path / "b" / "index", many, 45, lambda vectors, rows: in_blocks(vectors[rows], 50, rows.start))
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert len(files) == 9
     for path in files:

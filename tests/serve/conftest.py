@@ -16,12 +16,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from forebear.attribution import build_indexes
 from forebear.config import parse
 from forebear.diffusion.training import TrainConfig, train
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 from forebear_serve.client import Client
 from forebear_serve.database import Database, Tokens

@@ -20,12 +20,11 @@ import httpx2
 import pytest
 import yaml
 
-from forebear.attribution import build_indexes
 from forebear.config import parse
 from forebear.diffusion.training import TrainConfig, train
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 from forebear_serve.application import SETTINGS
 from forebear_serve.client import Client, RefusedError

@@ -20,7 +20,7 @@ from forebear.attribution.auditing import AuditConfig
 
 if TYPE_CHECKING:
     from forebear.attribution.attributor import Attributor
-    from forebear.attribution.indexes import build_indexes, open_index, served_by
+    from forebear.attribution.indexes import open_index, served_by
     from forebear.attribution.measuring import QueryEmbedder
     from forebear.attribution.query import EmbeddedQuery, QueryConfig
     from forebear.attribution.report import write_report
@@ -34,7 +34,6 @@ else:
         "QueryEmbedder": "measuring",
         "ReportEntry": "report_views",
         "StoreScorer": "scoring",
-        "build_indexes": "indexes",
         "open_index": "indexes",
         "served_by": "indexes",
         "write_report": "report",
@@ -66,7 +65,6 @@ __all__ = [
     "RegionRecord",
     "ReportEntry",
     "StoreScorer",
-    "build_indexes",
     "open_index",
     "served_by",
     "write_report",

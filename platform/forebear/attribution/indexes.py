@@ -1,28 +1,18 @@
-"""The indexes of a run: built from its store, and opened only when they belong to it.
+"""The indexes of a run: what they are made from, and opened only when they belong to its store.
 
 Estimators with the same training side share one index, which lies under the name of the first of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forebear.attribution.curvature import build_curvature
 from forebear.attribution.sides import Sides
 from forebear.errors import SearchIndexError
-from forebear.estimators import ESTIMATORS, Blocks, Estimator, estimator, index_name
+from forebear.estimators import ESTIMATORS, Estimator, estimator, index_name
 from forebear.files import fingerprint
-from forebear.index import (
-    IndexConfig,
-    IndexMetadata,
-    SearchIndex,
-    WeightedCheckpoint,
-    build_index,
-    build_sharded_index,
-    open_search_index,
-)
+from forebear.index import IndexMetadata, SearchIndex, WeightedCheckpoint, open_search_index
 from forebear.run import Run
 from forebear.store import Manifest, Store
 
@@ -55,52 +45,12 @@ def live_index(index: SearchIndex, store: Store) -> LiveIndex:
     return LiveIndex(index, None if rows == list(range(len(index))) else np.array(rows, np.int64))
 
 
-def build_indexes(
-    run: Run, names: Sequence[str] | None, config: IndexConfig, shard_rows: int | None = None
-) -> tuple[SearchIndex, ...]:
-    """Build what the named estimators search, or all that the run can serve: each distinct index and curvature once.
-
-    With `shard_rows`, in parts of so many rows: parts that a build of before finished, of the same rows, are kept.
-    Returns the indexes in the order in which they are first needed. Raises ConfigError for an unknown estimator or one
-    whose measurement the store lacks, StoreError when the store is missing or not whole, and what `build_index` raises.
-    """
-    chosen = None if names is None else [estimator(name) for name in dict.fromkeys(names)]
-    store = Store.open(run.store_folder)
-    sides = Sides(run, store)
-    if chosen is None:
-        chosen = [method for method in ESTIMATORS.values() if sides.holds(method)]
-    for method in chosen:
-        sides.check(method)
-    owners = dict.fromkeys(index_name(method.name) for method in chosen)
-    built = tuple(_build(run, sides, estimator(owner), config, shard_rows) for owner in owners)
-    for column in dict.fromkeys(method.column for method in chosen if method.ridge is not None):
-        build_curvature(run, store, column)
-    return built
+def index_metadata(store: Store, owner: Estimator) -> IndexMetadata:
+    """What an index of the store's rows for an estimator is built from."""
+    return IndexMetadata(owner.name, store.plan.hash, _checkpoints(store.manifest, owner))
 
 
-def _build(run: Run, sides: Sides, owner: Estimator, config: IndexConfig, shard_rows: int | None) -> SearchIndex:
-    store, folder = sides.store, run.index_folder(owner.name)
-    metadata = IndexMetadata(owner.name, store.plan.hash, _checkpoints(store.manifest, owner))
-
-    def vectors() -> Blocks:
-        return owner.training_vectors(sides.blocks(owner), sides.weights(owner), sides.residuals(owner))
-
-    dim, ids = sides.dim(owner), store.ids()
-    if shard_rows is None:
-        return build_index(folder, vectors(), dim, ids, config=config, metadata=metadata)
-    return build_sharded_index(
-        folder,
-        vectors,
-        dim,
-        ids,
-        shard_rows=shard_rows,
-        config=config,
-        metadata=metadata,
-        source=lambda first, stop: _source(store, owner, first, stop),
-    )
-
-
-def _source(store: Store, owner: Estimator, first: int, stop: int) -> str:
+def made_from(store: Store, owner: Estimator, first: int, stop: int) -> str:
     """Fingerprint of what the vectors of the store's rows `first` to before `stop` are made from.
 
     Where one row's vector depends on others, as a residual does on the mean loss, that is the whole store.

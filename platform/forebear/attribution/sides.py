@@ -81,24 +81,24 @@ class Sides:
             return int(np.prod(reduced_pixels(np.zeros((1, *self.picture_shape), np.float32)).shape))
         return len(self.store.plan.checkpoints) * self.store.plan.dim
 
-    def blocks(self, method: Estimator) -> list[Blocks]:
-        """The training rows of each part, as Estimator.training_vectors takes them."""
+    def blocks(self, method: Estimator, rows: slice | None = None) -> list[Blocks]:
+        """The training rows of each part, as Estimator.training_vectors takes them: all, or a slice's alone."""
         self.check(method)
         if method.column == "pixels":
-            return [self._pixel_blocks()]
+            return [self._pixel_blocks(rows)]
         if method.column == "keyed":
-            return [self._keyed_blocks()]
+            return [self._keyed_blocks(rows)]
         if method.column == "features":
-            features = read_features(self.run, self.store.plan.dataset)
-            features = features if self.store.kept is None else features[self.store.kept]
-            return [((start, np.asarray(features[start : start + BLOCK_ROWS])) for start in self._starts())]
-        return [self.store.blocks(name, method.column) for name in self.store.plan.checkpoint_names]
+            return [self._feature_blocks(rows)]
+        return [self.store.blocks(name, method.column, rows) for name in self.store.plan.checkpoint_names]
+
+    def training_vectors(self, method: Estimator, rows: slice | None = None) -> Blocks:
+        """phi of all samples, or of a slice of them, (first row, float32[B, D]) in order; the same ones either way."""
+        return method.training_vectors(self.blocks(method, rows), self.weights(method), self.residuals(method))
 
     def residuals(self, method: Estimator) -> list[NDArray[np.float64]] | None:
         """float64[N] of each checkpoint, where the estimator uses them."""
-        if not method.residual:
-            return None
-        return [residuals(self.store.losses(name)) for name in self.store.plan.checkpoint_names]
+        return self._residuals if method.residual else None
 
     def curvatures(self, method: Estimator, *, build: bool = False) -> tuple[Curvature, ...] | None:
         """Of each checkpoint, where the estimator has a ridge; `build` makes those that are missing.
@@ -151,19 +151,30 @@ class Sides:
             raise ConfigError(f"`embedding` needs the query's own feature vector of {width} numbers; pass features")
         return query.features.astype(np.float32)
 
-    def _starts(self) -> range:
-        return range(0, len(self.store), BLOCK_ROWS)
+    def _cut(self, rows: slice | None) -> Iterator[range]:
+        """All rows, or a slice's, a block at a time."""
+        wanted = range(len(self.store))[rows or slice(None)]
+        return (wanted[start : start + BLOCK_ROWS] for start in range(0, len(wanted), BLOCK_ROWS))
 
-    def _pixel_blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _pixel_blocks(self, rows: slice | None) -> Iterator[tuple[int, NDArray[np.float32]]]:
         channels, size, _ = self.picture_shape
-        for start in self._starts():
-            rows = range(start, min(start + BLOCK_ROWS, len(self.store)))
-            yield start, reduced_pixels(self._training_set.pixels(rows, size, channels))
+        for block in self._cut(rows):
+            yield block.start, reduced_pixels(self._training_set.pixels(block, size, channels))
 
-    def _keyed_blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _keyed_blocks(self, rows: slice | None) -> Iterator[tuple[int, NDArray[np.float32]]]:
         ids = self.store.ids()
-        for start in self._starts():
-            yield start, np.stack([_keyed("sample", name) for name in ids[start : start + BLOCK_ROWS]])
+        for block in self._cut(rows):
+            yield block.start, np.stack([_keyed("sample", ids[row]) for row in block])
+
+    def _feature_blocks(self, rows: slice | None) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        features, kept = read_features(self.run, self.store.plan.dataset), self.store.kept
+        for block in self._cut(rows):
+            own = slice(block.start, block.stop)
+            yield block.start, np.asarray(features[own if kept is None else kept[own]])
+
+    @cached_property
+    def _residuals(self) -> list[NDArray[np.float64]]:
+        return [residuals(self.store.losses(name)) for name in self.store.plan.checkpoint_names]
 
     @cached_property
     def _training_set(self) -> TrainingSet:

@@ -55,9 +55,8 @@ def _copy_shipped(shipped: Path, run: Run) -> None:
 
 
 def _embed_and_index(run: Run, workers: int) -> None:
-    from forebear.attribution import build_indexes
     from forebear.index import IndexConfig
-    from forebear.jobs import EmbedConfig, embed
+    from forebear.jobs import EmbedConfig, build_indexes, embed
 
     embed(run, EmbedConfig(timesteps=TIMESTEPS, workers=workers))
     click.echo("building one index for each estimator")

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     "  [default: one part]",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="With --shard-rows: one-thread Ray actors that build parts; 0 works in this process.",
+)
+@click.option(
     "--refine-factor",
     type=click.IntRange(1),
     help="rabitq: images ranked exactly for each image asked for; more find more of the true best.  [default: 10]",
@@ -67,6 +74,7 @@ def index(
     estimators: tuple[str, ...],
     kind: Literal["auto", "exact", "rabitq"],
     shard_rows: int | None,
+    workers: int,
     refine_factor: int | None,
     min_candidates: int | None,
     recall_floor: float | None,
@@ -78,15 +86,18 @@ def index(
     """Build what estimators search, from the run's store.
 
     Estimators with the same training side share one index, and those with a ridge get their curvature: the index of
-    tracin serves trak too, for any lambda.
+    tracin serves trak too, for any lambda. An index in parts is byte for byte the same with any number of workers.
     """
-    from forebear.attribution import Attributor, build_indexes, served_by
+    from forebear.attribution import Attributor, served_by
     from forebear.attribution.features import import_features
     from forebear.attribution.opening import open_whole
     from forebear.config import parse
     from forebear.index import IndexConfig, check_recall
+    from forebear.jobs import build_indexes
     from forebear.store import Store
 
+    if workers and shard_rows is None:
+        raise click.UsageError("--workers build parts, and one part is built by one process: give --shard-rows too")
     if deny is not None:
         Store.open(run.store_folder)  # an error before anything is written, where there is no store
         take_out(run, deny)
@@ -101,7 +112,7 @@ def index(
     }
     settings = {name: value for name, value in given.items() if value is not None}
     config = parse(IndexConfig, settings, "the command line")
-    for built in build_indexes(run, estimators or None, config, shard_rows):
+    for built in build_indexes(run, estimators or None, config, shard_rows, workers):
         names = ", ".join(served_by(run, built.description.metadata.estimator))
         click.echo(f"{names}: {_told(built)}")
         if not allow_low_recall:

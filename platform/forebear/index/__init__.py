@@ -8,22 +8,23 @@ from forebear.index.ranking import best_rows
 from forebear.index.searching import VectorIndex, check_recall
 from forebear.index.serving import serve_sharded_index
 from forebear.index.sharded import ShardedIndex
-from forebear.index.sharding import build_sharded_index
+from forebear.index.sharding import Part, ShardedBuild
 
 __all__ = [
     "Device",
     "IndexConfig",
     "IndexDescription",
     "IndexMetadata",
+    "Part",
     "Recall",
     "SearchIndex",
     "SearchResult",
+    "ShardedBuild",
     "ShardedIndex",
     "VectorIndex",
     "WeightedCheckpoint",
     "best_rows",
     "build_index",
-    "build_sharded_index",
     "check_recall",
     "open_search_index",
     "serve_sharded_index",

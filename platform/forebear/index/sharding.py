@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,47 +21,88 @@ from forebear.index.sharded import SHARDS_FILE, PartRecord, ShardedIndex, Shards
 
 BUILDING = ".building"
 
-Blocks = Iterable[tuple[int, NDArray[np.float32]]]
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive rows of an index that are built as an index of their own, by any process that sees the folder."""
+
+    folder: Path
+    """Where it is built."""
+    first: int
+    """Its first row, of all of the index."""
+    ids: tuple[str, ...]
+    """Of its rows."""
+    dim: int
+    """Numbers in a vector."""
+    config: IndexConfig
+    """How the index is asked for."""
+    metadata: IndexMetadata
+    """What the index is built from."""
+    source: str
+    """Fingerprint of all that decides its bytes."""
+
+    @property
+    def rows(self) -> slice:
+        """Of all of the index."""
+        return slice(self.first, self.first + len(self.ids))
+
+    def build(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> None:
+        """Build it, in place of what is there, from (first row, float32[B, dim]) blocks in order.
+
+        Blocks count rows as the whole index does. The same vectors give the same bytes. Raises what `build_index`
+        raises.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        own = ((first - self.first, block) for first, block in blocks)
+        build_index(
+            self.folder, own, self.dim, self.ids, config=self.config, metadata=self.metadata, source=self.source
+        )
 
 
-def build_sharded_index(
-    folder: Path,
-    blocks: Callable[[], Blocks],
-    dim: int,
-    ids: Sequence[str],
-    *,
-    shard_rows: int,
-    config: IndexConfig,
-    metadata: IndexMetadata,
-    source: Callable[[int, int], str],
-) -> ShardedIndex:
-    """Build the index of `folder` in parts of `shard_rows` rows, the last one shorter.
+class ShardedBuild:
+    """The index of a folder while it is built in parts, which wait in FOLDER.building until all are there."""
 
-    `blocks()` gives (first row, float32[B, dim]) in order and is only called when a part is to be built. `source(first,
-    stop)` names what the vectors of these rows are made from: a part of an earlier build whose source, ids, settings
-    and checksums are the same is kept. Raises what `build_index` raises; finished parts are then kept for the next try.
-    """
-    check_ids(ids)
-    building = folder.with_name(folder.name + BUILDING)
-    building.mkdir(parents=True, exist_ok=True)
-    records: list[PartRecord] = []
-    stream: _Stream | None = None
-    for first in range(0, len(ids), shard_rows):
-        stop = min(first + shard_rows, len(ids))
-        name = f"{PART}{len(records):05d}"
-        place = building / name
-        wanted = _source(source(first, stop), ids[first:stop], dim, config, metadata)
-        if not _kept(place, wanted) and not _linked(whole_folder(folder) / name, place, wanted):
-            shutil.rmtree(place, ignore_errors=True)
-            stream = stream or _Stream(blocks(), dim)
-            stream.skip_to(first)
-            part = stream.take(stop - first)
-            build_index(place, part, dim, ids[first:stop], config=config, metadata=metadata, source=wanted)
-        records.append(PartRecord(name, first, stop - first, sha256_of_file(place / DESCRIPTION_FILE)))
-    _remove_others(building, {record.name for record in records})
-    write_json(building / SHARDS_FILE, plain(ShardsDescription(metadata, config, tuple(records))))
-    put_in_place(building, folder)
-    return ShardedIndex.open(folder, allow_low_recall=True)
+    def __init__(
+        self,
+        folder: Path,
+        dim: int,
+        ids: Sequence[str],
+        *,
+        shard_rows: int,
+        config: IndexConfig,
+        metadata: IndexMetadata,
+        source: Callable[[int, int], str],
+    ) -> None:
+        """`ids` names every row; parts have `shard_rows` of them, the last one fewer.
+
+        `source(first, stop)` names what the vectors of these rows are made from: a part of an earlier build whose
+        source, ids, settings and checksums are the same is kept. Raises SearchIndexError when ids repeat.
+        """
+        check_ids(ids)
+        self._folder, self._config, self._metadata = folder, config, metadata
+        self._building = folder.with_name(folder.name + BUILDING)
+        self.parts: list[Part] = []
+        for first in range(0, len(ids), shard_rows):
+            own = tuple(ids[first : first + shard_rows])
+            made_from = _source(source(first, first + len(own)), own, dim, config, metadata)
+            place = self._building / f"{PART}{len(self.parts):05d}"
+            self.parts.append(Part(place, first, own, dim, config, metadata, made_from))
+
+    def keeps(self, part: Part) -> bool:
+        """Whether the part need not be built: it waits for the others, or is taken from the index in use."""
+        used = whole_folder(self._folder) / part.folder.name
+        return _kept(part.folder, part.source) or _linked(used, part.folder, part.source)
+
+    def finish(self) -> ShardedIndex:
+        """Put the index in place, and open it; every part has to be there. Look at its `description.recall`."""
+        _remove_others(self._building, {part.folder.name for part in self.parts})
+        records = tuple(
+            PartRecord(part.folder.name, part.first, len(part.ids), sha256_of_file(part.folder / DESCRIPTION_FILE))
+            for part in self.parts
+        )
+        write_json(self._building / SHARDS_FILE, plain(ShardsDescription(self._metadata, self._config, records)))
+        put_in_place(self._building, self._folder)
+        return ShardedIndex.open(self._folder, allow_low_recall=True)
 
 
 def _source(source: str, ids: Sequence[str], dim: int, config: IndexConfig, metadata: IndexMetadata) -> str:
@@ -98,6 +140,7 @@ def _linked(old: Path, new: Path, source: str) -> bool:
     if not _kept(old, source):
         return False
     shutil.rmtree(new, ignore_errors=True)
+    new.parent.mkdir(parents=True, exist_ok=True)
     part = new.with_name(f"{new.name}.part-{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -108,41 +151,6 @@ def _linked(old: Path, new: Path, source: str) -> bool:
     part.rename(new)
     sync_folder(new.parent)
     return True
-
-
-class _Stream:
-    """Vectors in order, from which any number of rows can be taken."""
-
-    def __init__(self, blocks: Blocks, dim: int) -> None:
-        self._blocks, self._dim = iter(blocks), dim
-        self._rest = np.empty((0, dim), np.float32)
-        self._given = 0
-
-    def skip_to(self, row: int) -> None:
-        """The row that is taken next; not one that has been taken."""
-        for _ in self.take(row - self._given):
-            pass
-
-    def take(self, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(first row, float32[B, D]), rows counted from the first taken here; fewer than `count` at the end.
-
-        Raises SearchIndexError when a block is of another shape or does not follow on the one before it.
-        """
-        taken = 0
-        while taken < count:
-            if not len(self._rest):
-                first, self._rest = next(self._blocks, (self._given, self._rest))
-                if not len(self._rest):
-                    return
-                if first != self._given or self._rest.shape[1:] != (self._dim,):
-                    raise SearchIndexError(
-                        f"a block of shape {list(self._rest.shape)} begins at row {first}; expected row {self._given} "
-                        f"and {self._dim} numbers: is every checkpoint's store finished?"
-                    )
-            block, self._rest = self._rest[: count - taken], self._rest[count - taken :]
-            self._given += len(block)
-            yield taken, block
-            taken += len(block)
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

@@ -23,12 +23,19 @@ from forebear.jobs.scheduler import (
     Task,
     TimedOut,
 )
+from forebear.progress import Progress
 
 Task_contra = TypeVar("Task_contra", bound=Hashable, contravariant=True)
 
 
 class UnworkableError(ForebearError):
     """Raised by a worker's `work`: this task cannot be done by anyone, others can. The task is set aside at once."""
+
+
+def unworkable(problem: Exception) -> UnworkableError:
+    """What to raise when `problem` is a task's own: the same in one line, with its class where it is not of ours."""
+    kind = "" if isinstance(problem, ForebearError) else f"{type(problem).__name__}: "
+    return UnworkableError(kind + " ".join(str(problem).split())[:500])
 
 
 class Worker(Protocol[Task_contra]):
@@ -67,6 +74,18 @@ class Telling(Watch[Task]):
 
     def done(self, task: Task, result: object) -> None:  # noqa: ARG002 - the watch's signature
         self._done(task)
+
+
+class ProgressWatch(Watch[Task]):
+    """Keeps a progress line up to date: workers, tasks tried again and set aside, and `note` or what is waited for."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar, self.note = bar, ""
+
+    def tick(self, counts: Counts, waiting: str) -> None:
+        self.bar.facts = {"workers": counts.workers, "retried": counts.retried, "set_aside": counts.set_aside}
+        self.bar.note = waiting or self.note
+        self.bar.tick()
 
 
 class Backend(Protocol[Task_contra]):

@@ -1,6 +1,5 @@
 """`forebear embed`: gradient embeddings of a training set at every checkpoint of a run."""
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ import torch
 
 from forebear.config import to_yaml
 from forebear.diffusion.loading import import_libraries
-from forebear.errors import DataError, ForebearError, JobError
+from forebear.errors import DataError, JobError
 from forebear.files import write_text
 from forebear.forking import inherited
+from forebear.jobs.disks import unwritable, writing
 from forebear.jobs.dispatch import Pool, ray_actors
-from forebear.jobs.driving import UnworkableError, Watch, run_here
+from forebear.jobs.driving import ProgressWatch, run_here, unworkable
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.jobs.events import EMBEDDING, EventLog, RayMetrics, events_path
 from forebear.jobs.growth import divided, growing
@@ -23,7 +23,7 @@ from forebear.jobs.local import Crew, ForkingCrew, RayCrew, may_fork
 from forebear.jobs.overtime import TimeLimit
 from forebear.jobs.planning import plan_embedding
 from forebear.jobs.quarantine import Quarantine, QuarantinedShard, Shard
-from forebear.jobs.scheduler import Counts, SetAside
+from forebear.jobs.scheduler import SetAside
 from forebear.jobs.shards import ShardEmbedder
 from forebear.progress import Progress, progress
 from forebear.run import Run
@@ -35,8 +35,6 @@ from forebear.store.shard import NotFiniteError
 SECTION = EMBEDDING
 """Of run.yaml, and the stage of progress events."""
 NAMED_IN_ERRORS = 5
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What a disk answers that is full, or locked."""
 
 
 def embed(
@@ -69,7 +67,7 @@ def embed(
     folder = run.store_folder
     limit = TimeLimit(shard_seconds)
     pool = Pool(config.workers, 1.0, gpus_per_worker, memory_per_worker, limit) if config.workers else None
-    with one_thread(), _writing(run.folder), _crew(run, pool, restart=restart) as crew:
+    with one_thread(), writing(run.folder), _crew(run, pool, restart=restart) as crew:
         shards = ShardEmbedder(run, config, _device(gpus_per_worker) if pool is None else "cpu")
         first, added = divided(run, shards.source, grow=grow, restart=restart, tell=tell)
         shards.use(first)
@@ -188,40 +186,34 @@ class EmbedWorker:
         try:
             self._shards.write(self.plan, *task, self._folder)
         except OSError as refused:
-            raise _unwritable(self._folder, refused) from None
+            raise unwritable(self._folder, refused) from None
         except (DataError, NotFiniteError, RuntimeError, ValueError) as problem:
-            kind = "" if isinstance(problem, ForebearError) else f"{type(problem).__name__}: "
-            raise UnworkableError(kind + " ".join(str(problem).split())[:500]) from problem
+            raise unworkable(problem) from problem
         return True
 
 
-class EmbedWatch(Watch[Shard]):
+class EmbedWatch(ProgressWatch[Shard]):
     """Keeps progress, the quarantine and the events of an embedding."""
 
     def __init__(self, shards: ShardEmbedder, plan: StorePlan, quarantine: Quarantine, bar: Progress) -> None:
-        self._shards, self._plan, self._quarantine, self._bar = shards, plan, quarantine, bar
+        super().__init__(bar)
+        self._shards, self._plan, self._quarantine = shards, plan, quarantine
         self._done, self._total = 0, plan.shards_per_checkpoint * len(plan.checkpoints)
-        self._note = ""
 
     def done(self, task: Shard, result: object) -> None:
         self._quarantine.release(task)
         self._done += 1
-        self._note = f"shard {self._done:,}/{self._total:,}, {task[0]}"
-        (self._bar.advance if result else self._bar.found)(len(self._plan.shard_range(task[1])), self._note)
+        self.note = f"shard {self._done:,}/{self._total:,}, {task[0]}"
+        (self.bar.advance if result else self.bar.found)(len(self._plan.shard_range(task[1])), self.note)
 
     def retried(self, task: Shard, reason: str) -> None:
-        self._bar.tell("retried", checkpoint=task[0], shard=task[1], reason=reason)
+        self.bar.tell("retried", checkpoint=task[0], shard=task[1], reason=reason)
 
     def set_aside(self, failed: SetAside[Shard]) -> None:
         samples = self._shards.training_set.samples
         ids = [samples[row - self._plan.first_row].id for row in self._plan.shard_range(failed.task[1])]
         self._quarantine.add(failed.task, ids, failed.reason, failed.tries)
-        self._bar.tell("set_aside", checkpoint=failed.task[0], shard=failed.task[1], reason=failed.reason)
-
-    def tick(self, counts: Counts, waiting: str) -> None:
-        self._bar.facts = {"workers": counts.workers, "retried": counts.retried, "set_aside": counts.set_aside}
-        self._bar.note = waiting or self._note
-        self._bar.tick()
+        self.bar.tell("set_aside", checkpoint=failed.task[0], shard=failed.task[1], reason=failed.reason)
 
     def left_out(self, quarantine: Quarantine) -> int:
         """Shards that are neither done nor quarantined."""
@@ -252,24 +244,6 @@ def _record(run: Run, config: EmbedConfig) -> None:
     if sections.pop(SECTION, config.decisive()) != config.decisive():
         write_text(run.settings_file, to_yaml(sections))
     run.record(SECTION, config.decisive())
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """What a full or locked disk answers is no mistake of ours, whatever was to be written."""
-    try:
-        yield
-    except OSError as refused:
-        if refused.errno not in REFUSALS:
-            raise
-        raise _unwritable(folder, refused) from None
-
-
-def _unwritable(folder: Path, refused: OSError) -> JobError:
-    return JobError(
-        f"{folder} cannot be written ({refused.strerror or refused}); mend that and run the same command, which goes "
-        "on where it stopped"
-    )
 
 
 @contextmanager

@@ -18,11 +18,13 @@ GAUGES = {
     "retried": "tasks that lost a worker and were tried again",
     "set_aside": "tasks that were given up",
 }
-EMBEDDING, DONE = "embedding", "done"
+EMBEDDING, INDEXING = "embedding", "indexing"
+"""Stages."""
+DONE = "done"
 
 
 def events_path(run: Run, stage: str) -> Path:
-    """Where the events of a stage (`embedding`) are appended, session after session."""
+    """Where the events of a stage (`embedding`, `indexing`) are appended, session after session."""
     return run.folder / "progress" / f"{stage}.jsonl"
 
 

@@ -113,12 +113,14 @@ class Store:
             vectors[row0 - wanted.start : row0 - wanted.start + len(block)] = block
         return vectors
 
-    def blocks(self, checkpoint: str, column: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(first row, float32[B, k]) in order, at most a row group at a time.
+    def blocks(
+        self, checkpoint: str, column: str, rows: slice | None = None
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first row, float32[B, k]) in order, at most a row group at a time; of all rows, or of a slice's alone.
 
         Blocks begin at the same rows for every checkpoint and column, so that several can be walked side by side.
         """
-        return self._vector_blocks(checkpoint, column, range(len(self)))
+        return self._vector_blocks(checkpoint, column, self._wanted(rows))
 
     def ids(self) -> tuple[str, ...]:
         """The sample id of every row."""

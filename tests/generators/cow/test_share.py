@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from forebear.attribution import Attributor, build_indexes
+from forebear.attribution import Attributor
 from forebear.cli.main import main
 from forebear.config import parse
 from forebear.diffusion.model import DiffusionModel
@@ -20,7 +20,7 @@ from forebear.diffusion.training import TrainConfig, train
 from forebear.errors import ConfigError
 from forebear.gradients import ProjectionConfig
 from forebear.index import IndexConfig
-from forebear.jobs import EmbedConfig, embed
+from forebear.jobs import EmbedConfig, build_indexes, embed
 from forebear.run import Run
 from forebear_generators.cow.condition import CowCondition
 from forebear_generators.cow.report import AROUND, KEPT, attribute_cow
