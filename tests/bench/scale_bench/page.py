@@ -37,8 +37,8 @@ forked from the driver embeds while Ray starts ([jobs.md](jobs.md)).
 | --- | --- | --- |
 | two actors over one, rate | {efficiency:.2f} x | at least 1.8 x |
 | two actors over one, whole call | {efficiency_whole:.2f} x | |
-| one actor against in-process, rate | {overhead:+.1%} time | at most +10 % |
-| one actor against in-process, whole call of {base_seconds:.0f} s | {overhead_whole:+.1%} time | |
+| one actor against in-process, rate | {overhead:+.1%} time | |
+| one actor against in-process, whole call of {base_seconds:.0f} s | {overhead_whole:+.1%} time | at most +10 % |
 | of it beside the rate, once for a job | {start_up:.1f} s | |
 
 ## Storage
