@@ -128,8 +128,8 @@ class ForkingCrew:
     def _have_ray(self) -> None:
         """Ray, from its start to its end, in one thread: its processes end with the thread that started them."""
         try:
-            with ray_actors(self.pool, _nothing) as actors:
-                actors.wait(FIRST_ACTOR)
+            with ray_actors(self.pool) as actors:
+                actors.begin_one(FIRST_ACTOR)
                 self._outcome = actors
                 self._started.set()
                 self._over.wait()
@@ -146,10 +146,6 @@ def forked_worker(forks: Path, make_worker: bytes) -> Any:
     except OSError:
         return pickle.loads(make_worker)()
     return Forked(make_worker, NAME, server)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _until(over: threading.Event, tasks: Iterator[Task]) -> Iterator[Task]:

@@ -31,19 +31,19 @@ class Actors:
         # Without restarts a death is final.
         self._class = ray.remote(max_restarts=0, **pool.options)(_actor_class())
         self._ready: list[Any] = []
-        self._preparing: list[Any] = []
 
-    def prepare(self, load: Callable[[], object]) -> None:
-        """Begin the pool's actors now; each calls `load`. What that raises, the work will raise again."""
+    def prepare(self, load: Callable[[], object]) -> list[Any]:
+        """Begin the pool's actors now; each calls `load`: the references. What it raises, the work will raise again."""
         self._ready = [self._class.remote() for _ in range(self.pool.workers)]
-        self._preparing = [actor.prepare.remote(load) for actor in self._ready]
+        return [actor.prepare.remote(load) for actor in self._ready]
 
-    def wait(self, seconds: float) -> None:
-        """Until one of those is prepared; not where none has room on this Ray."""
+    def begin_one(self, seconds: float) -> None:
+        """Begin the pool's actors, and wait for the first of them; not where none has room on this Ray."""
         import ray
 
+        begun = self.prepare(_nothing)
         if any(self.pool.fits(node["Resources"]) for node in ray.nodes()):
-            ray.wait(self._preparing, num_returns=1, timeout=seconds)
+            ray.wait(begun, num_returns=1, timeout=seconds)
 
     def take(self) -> Any:
         return self._ready.pop(0) if self._ready else self._class.remote()
@@ -149,6 +149,10 @@ class RayBackend(Generic[Task]):
             there = "; ".join(sorted(_resources(resources) for resources in nodes)) or "none"
             raise JobError(f"no machine has {self._pool.wish} for a worker (there are: {there}); ask for less")
         self.waiting = f"waiting for a machine with {self._pool.wish}"
+
+
+def _nothing() -> None:
+    pass
 
 
 def _resources(resources: dict[str, float]) -> str:
