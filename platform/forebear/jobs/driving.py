@@ -1,6 +1,6 @@
 """Carries out what the scheduler decides, on whatever workers there are: Ray's, this process, or simulated ones."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from forebear.errors import ForebearError, JobError
@@ -25,6 +25,7 @@ from forebear.jobs.scheduler import (
 )
 from forebear.progress import Progress
 
+NAMED_IN_ERRORS = 5
 Task_contra = TypeVar("Task_contra", bound=Hashable, contravariant=True)
 
 
@@ -36,6 +37,12 @@ def unworkable(problem: Exception) -> UnworkableError:
     """What to raise when `problem` is a task's own: the same in one line, with its class where it is not of ours."""
     kind = "" if isinstance(problem, ForebearError) else f"{type(problem).__name__}: "
     return UnworkableError(kind + " ".join(str(problem).split())[:500])
+
+
+def first_of(given_up: Sequence[str]) -> str:
+    """The first tasks that were given up, in words, and how many more there are."""
+    more = f"; and {len(given_up) - NAMED_IN_ERRORS} more" if len(given_up) > NAMED_IN_ERRORS else ""
+    return "; ".join(given_up[:NAMED_IN_ERRORS]) + more
 
 
 class Worker(Protocol[Task_contra]):

@@ -15,7 +15,7 @@ from forebear.files import write_text
 from forebear.forking import inherited
 from forebear.jobs.disks import unwritable, writing
 from forebear.jobs.dispatch import Pool, ray_actors
-from forebear.jobs.driving import ProgressWatch, run_here, unworkable
+from forebear.jobs.driving import ProgressWatch, first_of, run_here, unworkable
 from forebear.jobs.embed_config import EmbedConfig
 from forebear.jobs.events import EMBEDDING, EventLog, RayMetrics, events_path
 from forebear.jobs.growth import divided, growing
@@ -34,7 +34,6 @@ from forebear.store.shard import NotFiniteError
 
 SECTION = EMBEDDING
 """Of run.yaml, and the stage of progress events."""
-NAMED_IN_ERRORS = 5
 
 
 def embed(
@@ -222,11 +221,10 @@ class EmbedWatch(ProgressWatch[Shard]):
 
 def describe_quarantined(quarantined: Sequence[QuarantinedShard], *, given_up: bool = False) -> str:
     """The shards that could not be embedded, their samples, and what to do."""
-    named = "; ".join(str(shard) for shard in quarantined[:NAMED_IN_ERRORS])
-    more = f"; and {len(quarantined) - NAMED_IN_ERRORS} more" if len(quarantined) > NAMED_IN_ERRORS else ""
+    named = first_of([str(shard) for shard in quarantined])
     rest = "too many failed to go on; what is done is kept" if given_up else "all other shards are done"
     return (
-        f"not embedded: {named}{more}; {rest}. Mend the samples, or give workers more memory, and run the same command "
+        f"not embedded: {named}; {rest}. Mend the samples, or give workers more memory, and run the same command "
         "with --retry-quarantined"
     )
 

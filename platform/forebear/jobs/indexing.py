@@ -17,7 +17,7 @@ from forebear.index.building import chosen_kind
 from forebear.index.codes import import_faiss
 from forebear.jobs.disks import unwritable, writing
 from forebear.jobs.dispatch import Pool, TimeLimit, run_on_ray
-from forebear.jobs.driving import ProgressWatch, run_here, unworkable
+from forebear.jobs.driving import ProgressWatch, first_of, run_here, unworkable
 from forebear.jobs.embedding import one_thread
 from forebear.jobs.events import INDEXING, EventLog, RayMetrics, events_path
 from forebear.jobs.scheduler import SetAside
@@ -25,7 +25,6 @@ from forebear.progress import Progress, progress
 from forebear.run import Run
 from forebear.store import Store
 
-NAMED_IN_ERRORS = 5
 UNLIMITED = TimeLimit(seconds=float("inf"))
 """A part of one estimator is no measure of another's: their vectors differ in length."""
 
@@ -175,14 +174,15 @@ class IndexWatch(ProgressWatch[Part]):
 
 def describe_unbuilt(failed: Sequence[SetAside[Part]], *, given_up: bool) -> str:
     """The parts that could not be built, why, and what to do."""
-    named = "; ".join(
-        f"{_named(part.task)} (rows {part.task.first:,} to {part.task.rows.stop - 1:,}; {part.reason})"
-        for part in failed[:NAMED_IN_ERRORS]
+    named = first_of(
+        [
+            f"{_named(part.task)} (rows {part.task.first:,} to {part.task.rows.stop - 1:,}; {part.reason})"
+            for part in failed
+        ]
     )
-    more = f"; and {len(failed) - NAMED_IN_ERRORS} more" if len(failed) > NAMED_IN_ERRORS else ""
     rest = "too many failed to go on; what is built is kept" if given_up else "all other parts are built and kept"
     return (
-        f"not built: {named}{more}; {rest}. Mend what is named, or use fewer workers if memory is short, and run the "
+        f"not built: {named}; {rest}. Mend what is named, or use fewer workers if memory is short, and run the "
         "same command again, which builds these parts alone"
     )
 
