@@ -7,7 +7,8 @@ are asked, real_i + (real_j - real_k) / 2 of random ones of these. The real embe
 directions of their own, as those of new pictures have them. Without --run vectors are drawn: a mean, 512 directions
 whose sizes fall like rank ** -0.5, noise, and lengths that vary by a quarter. Queries are further vectors of the same
 kind, none of them in the index. Kind `scan` is `rabitq` without short codes. `cpu` is the time of one thread, `wall`
-what a person waits: they differ on a busy machine. --large adds a million vectors of 1024 numbers.
+what a person waits: they differ on a busy machine. With --rounds N every query is asked N times, and beside the median
+of all stand those of the quickest and of the slowest round. --large adds a million vectors of 1024 numbers.
 """
 
 import argparse
@@ -86,7 +87,9 @@ def blocks(make: Maker, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]
         yield first, make(first, min(BLOCK_ROWS, count - first))
 
 
-def measure(folder: Path, make: Maker, held: NDArray[np.float32] | None, count: int, dim: int, kind: Kind) -> None:
+def measure(
+    folder: Path, make: Maker, held: NDArray[np.float32] | None, count: int, dim: int, kind: Kind, rounds: int
+) -> None:
     """Build and print one line of the table."""
     build = "-"
     if not folder.exists():
@@ -98,14 +101,18 @@ def measure(folder: Path, make: Maker, held: NDArray[np.float32] | None, count: 
     queries = make(count + 1_000_000, QUERIES)
     index.search(queries[:1], WIDTH)
     before = _memory()
-    single = [_timed(lambda one=one: index.search(queries[one : one + 1], WIDTH)) for one in range(QUERIES)]
+    single = [
+        _timed(lambda one=one: index.search(queries[one : one + 1], WIDTH)) for one in rounds * list(range(QUERIES))
+    ]
     batch = [_timed(lambda at=at: index.search(queries[at : at + BATCH], WIDTH)) for at in range(0, QUERIES, BATCH)]
     wall, thread = (1000 * np.array(values) for values in zip(*single, strict=True))
+    medians = np.median(wall.reshape(rounds, QUERIES), axis=1)
     batch_wall, batch_thread = (1000 * np.array(values) for values in zip(*batch, strict=True))
     found = _recall(index, queries) if kind != "exact" else "1 1 1 1"
     new = _recall(index, held) if kind != "exact" and held is not None else "-"
     print(
-        f"| {count:,} x {dim} | {kind} | {build} | {np.median(wall):.1f} / {np.quantile(wall, 0.99):.1f} "
+        f"| {count:,} x {dim} | {kind} | {build} "
+        f"| {np.median(wall):.1f} ({medians.min():.1f} to {medians.max():.1f}) / {np.quantile(wall, 0.99):.1f} "
         f"| {np.median(thread):.1f} / {np.quantile(thread, 0.99):.1f} "
         f"| {batch_wall.min():.0f} | {batch_thread.min():.0f} | {found} | {new} | {_stored(index)} "
         f"| {before[0]:.0f} + {before[1]:.0f} |",
@@ -152,20 +159,21 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--kinds", nargs="+", default=["exact", "rabitq"], choices=list(CONFIGS))
     parser.add_argument("--large", action="store_true", help="a million vectors of 1024 numbers too")
+    parser.add_argument("--rounds", type=int, default=1, help="how often every single query is asked")
     parser.add_argument("--folder", type=Path, help="where indexes are kept, and taken from when they are there")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     cases = [(count, options.dim) for count in options.sizes] + ([(1_000_000, 1024)] if options.large else [])
     print(
-        "| vectors | kind | build s, cpu / wall | one query ms, wall p50 / p99 | cpu p50 / p99 | 32 ms, wall | cpu "
-        "| recall@10 @100, opponents @10 @100 | of held-out ones | stored @100 | MiB own + mapped |"
+        "| vectors | kind | build s, cpu / wall | one query ms, p50 (of rounds) / p99 | cpu p50 / p99 | 32 ms, wall "
+        "| cpu | recall@10 @100, opponents @10 @100 | of held-out ones | stored @100 | MiB own + mapped |"
     )
     with TemporaryDirectory(prefix="forebear-bench-") as temporary:
         folder = options.folder or Path(temporary)
         for count, dim in cases:
             make, held = real(options.run, dim) if options.run else (drawn(dim), None)
             for kind in options.kinds:
-                measure(folder / f"{count}-{dim}-{kind}", make, held, count, dim, kind)
+                measure(folder / f"{count}-{dim}-{kind}", make, held, count, dim, kind, options.rounds)
 
 
 if __name__ == "__main__":

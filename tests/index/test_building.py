@@ -179,7 +179,7 @@ def test_a_foreign_ids_file_is_refused(folder: Path, build, vectors, table: pa.T
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda values: values.update(format_version=9), "not an index of format version 4 but 9"),
+        (lambda values: values.update(format_version=9), "not an index of format version 5 but 9"),
         (lambda values: values.update(surprise=1), "surprise"),
         (lambda values: values.update(count=49), r"does not list vectors\.f16 with the size"),
         (lambda values: values["files"].pop("scales.f32"), r"does not list scales\.f32"),

@@ -173,8 +173,11 @@ def test_a_file_that_faiss_cannot_read_is_refused(folder: Path, build, many) -> 
         VectorIndex.open(folder)
 
 
-def test_without_faiss_the_message_says_what_to_install(folder: Path, build, vectors, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
+@pytest.mark.parametrize("library", ["faiss", "numkong"])
+def test_without_a_library_the_message_says_what_to_install(
+    folder: Path, build, vectors, monkeypatch, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(SearchIndexError, match=r"install forebear\[cpu\] or forebear\[gpu\], or choose exact search"):
         build(folder, vectors, kind="rabitq")
     assert not folder.parent.exists() or not any(folder.parent.iterdir())
@@ -222,5 +225,5 @@ def test_an_index_of_codes_of_the_first_format_is_refused(folder: Path, build, m
     values = json.loads((folder / "index.json").read_text())
     values["format_version"] = 1
     (folder / "index.json").write_text(json.dumps(values))
-    with pytest.raises(SearchIndexError, match=r"not an index of format version 4 but 1; run `forebear index"):
+    with pytest.raises(SearchIndexError, match=r"not an index of format version 5 but 1; run `forebear index"):
         VectorIndex.open(folder)

@@ -212,7 +212,7 @@ def test_one_part_gives_way_to_many_and_back(folder: Path, shard, build, many, w
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda values: values.update(format_version=1), "not an index of format version 4 but 1"),
+        (lambda values: values.update(format_version=1), "not an index of format version 5 but 1"),
         (lambda values: values.update(surprise=1), "surprise"),
         (lambda values: values.update(parts=[]), "lists no part"),
         (lambda values: values["parts"].reverse(), "do not follow on each other"),

@@ -52,7 +52,7 @@ TREE = (
     (
         "`index/ESTIMATOR/`",
         "`index`",
-        "[index.json](#indexjson), `ids.parquet`, `vectors.f16`, `scales.f32`, and of kind `rabitq` `shortlist.faiss`, `.u8` and `.f32`, or `towards.faiss` and `away.faiss`; in parts: [shards.json](#shardsjson)",
+        "[index.json](#indexjson), `ids.parquet`, `vectors.f16`, `scales.f32`, and of kind `rabitq` `shortlist.faiss`, `.i8` and `.f32` and `directions.i8`, or `towards.faiss` and `away.faiss`; in parts: [shards.json](#shardsjson)",
     ),
     (
         "`curvature/COLUMN/`",
@@ -122,7 +122,7 @@ def versions() -> str:
         (
             "index",
             code(index_description.FORMAT_VERSION),
-            "versions 2 and 3 without short codes, and exact indexes of version 1, are read as they are; others: `forebear index`",
+            "versions 2 to 4 without short codes, and exact indexes of version 1, are read as they are; others: `forebear index`",
         ),
         ("removed.json", code(removed.FORMAT_VERSION), "another one is refused"),
         ("transfer.json", code(transfer_list.FORMAT_VERSION), "another one is refused; `store push --replace`"),

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from forebear.config import plain
 from forebear.errors import SearchIndexError
 from forebear.files import sha256_of_file, sync_folder, whole_file, write_json
-from forebear.index.codes import CODE_FILES, import_faiss, write_codes
+from forebear.index.codes import CODE_FILES, write_codes
 from forebear.index.description import FileRecord, IndexConfig, IndexDescription, IndexMetadata, Recall
+from forebear.index.libraries import check_libraries
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix, write_matrix
 from forebear.index.recall import EXACT, measure_recall, sample
 from forebear.index.searching import DESCRIPTION_FILE, IDS_FILE, VectorIndex, previous
@@ -44,7 +45,7 @@ def build_index(
     """
     check_ids(ids)
     if chosen_kind(config, len(ids)) == "rabitq":
-        import_faiss()  # say what is missing before the hours that writing may take
+        check_libraries()
     for leftover in folder.parent.glob(f"{folder.name}.part-*"):
         shutil.rmtree(leftover)
     part = folder.with_name(f"{folder.name}.part-{os.getpid()}")

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from forebear.errors import SearchIndexError
 from forebear.files import whole_file
+from forebear.index.libraries import import_faiss
 from forebear.index.matrix import HalfMatrix
 from forebear.randomness import keyed_permutation
 
@@ -47,18 +48,6 @@ BALLAST = np.array([1, 1, -1, -1], np.float32)
 """What a query holds, times a, where every row holds 0."""
 LONGEST_QUERY = 30.0
 """Longest stretched query, in units of sqrt(D); the largest number of all rows is 1. Beyond, float32 rounding shows."""
-
-
-def import_faiss() -> Any:
-    """The module faiss; raises SearchIndexError that says what to install."""
-    try:
-        import faiss
-    except ImportError as missing:
-        raise SearchIndexError(
-            f"approximate search needs FAISS ({missing}); install forebear[cpu] or forebear[gpu], "
-            "or choose exact search with the index setting kind: exact"
-        ) from None
-    return faiss
 
 
 class Codes:

@@ -9,11 +9,11 @@ from forebear.config import STRICT
 from forebear.store import SIGN
 from forebear.version import __version__
 
-FORMAT_VERSION = 4
-"""4: the bytes of short codes have a file of their own. 3: codes may be short ones. 2: codes hold a table that keeps
-FAISS's sums from overflowing."""
-READ_VERSIONS = (2, 3, FORMAT_VERSION)
-"""Read as they are, but for short codes of version 3; of version 1 exact indexes are too."""
+FORMAT_VERSION = 5
+"""5: directions of short codes are bytes. 4: the bytes of rows have a file of their own. 3: codes may be short ones. 2:
+codes hold a table that keeps FAISS's sums from overflowing."""
+READ_VERSIONS = (2, 3, 4, FORMAT_VERSION)
+"""Read as they are, but for short codes of versions 3 and 4; of version 1 exact indexes are too."""
 RANKED = 5
 """Short codes rank rows by a byte for each number, so that this many times fewer need an exact score."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,7 +34,7 @@ class IndexConfig:
     """Fewest candidates: for short answers they cost next to nothing."""
     short_codes_from: Count = 10_000
     """Fewest vectors for which short codes are tried (`rabitq`)."""
-    short_factor: Count = 8
+    short_factor: Count = 6
     """Rows that short codes propose for each that is scored exactly; twice as many where these find too little."""
     short_recall: Share = 0.99
     """Short codes are kept when the measured recall with them is at least this (`rabitq`)."""

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from forebear.errors import SearchIndexError
 from forebear.files import whole_file
-from forebear.index.products import RowProducts
+from forebear.index.products import HalfProducts
 from forebear.store import from_half, to_half
 
 VECTORS_FILE = "vectors.f16"
@@ -30,7 +29,7 @@ class HalfMatrix:
         # Copy on write: torch takes memory that could be written to without copying it, and nothing is written.
         mapped = np.memmap(folder / VECTORS_FILE, np.dtype("<f2"), "c", shape=(count, dim))
         self._halves: NDArray[np.float16] = np.asarray(mapped).astype(np.float16, copy=False)
-        self._products = RowProducts(torch.from_numpy(self._halves))
+        self._products = HalfProducts(self._halves)
         self._block_rows = max(1, BLOCK_NUMBERS // dim)
 
     def rows(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:

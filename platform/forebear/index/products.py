@@ -1,4 +1,4 @@
-"""Inner products of queries with rows of narrow numbers, which are widened to float32 a cacheful at a time."""
+"""Inner products of queries with rows of half precision, which are widened to float32 a cacheful at a time."""
 
 import threading
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 LANES = 16
 """Rows of a block and numbers of a row are multiples of this: no kernel has a remainder to treat in another way."""
@@ -13,11 +14,12 @@ QUICK_NUMBERS = 2**18
 """Numbers that are widened at a time: they stay in the processor's cache."""
 
 
-class RowProducts:
-    """The products of rows [N, D] of any real type, as a file maps them. Threads may ask at the same time."""
+class HalfProducts:
+    """The products of rows float16[N, D], as a file maps them. Threads may ask at the same time."""
 
-    def __init__(self, rows: Tensor) -> None:
-        self._rows = rows
+    def __init__(self, rows: NDArray[np.float16]) -> None:
+        """The memory of `rows` may not be read-only, or torch would copy it; it is not written to."""
+        self._rows, self._mapped = rows, torch.from_numpy(rows)
         self._count, self._dim = rows.shape
         self._padded = -(-self._dim // LANES) * LANES  # equal alignment of all rows
         self._size = max(LANES, QUICK_NUMBERS // self._padded // LANES * LANES)
@@ -30,35 +32,32 @@ class RowProducts:
         does not depend on the queries and rows beside it, and equal rows get equal products.
         """
         count = self._count if rows is None else len(rows)
-        chosen = None if rows is None else torch.from_numpy(rows)
-        asked = torch.zeros((len(queries), self._padded))
-        asked[:, : self._dim] = torch.from_numpy(np.ascontiguousarray(queries))
-        narrow, wide, filled = self._buffers()
+        asked = pad(torch.from_numpy(np.ascontiguousarray(queries)), (0, self._padded - self._dim))
+        copied, narrow, wide = self._buffers()
         products = torch.empty((len(queries), -(-count // self._size) * self._size))
-        pairs = list(zip(asked, products, strict=True))
         for first in range(0, count, self._size):
-            rows_here = min(self._size, count - first)
-            if chosen is None:
-                block = self._rows[first : first + rows_here]
+            last = first + self._size
+            if rows is None:
+                block = self._mapped[first:last]
             else:
-                block = narrow if rows_here == self._size else narrow[:rows_here]
-                # index_select copies whole rows; [] would take three times as long for numbers of 16 bits.
-                torch.index_select(self._rows, 0, chosen[first : first + rows_here], out=block)
-            (filled if rows_here == self._size else filled[:rows_here]).copy_(block)
-            for query, line in pairs:
+                chosen = rows[first:last]
+                # `take` copies whole rows, and with "clip" straight to where they shall be: no row is out of range.
+                self._rows.take(chosen, axis=0, out=copied[: len(chosen)], mode="clip")
+                block = narrow[: len(chosen)]
+            wide[: len(block), : self._dim].copy_(block)
+            for number in range(len(queries)):
                 # What the last block holds beyond the rows was there before; its products are cut off.
-                torch.mv(wide, query, out=line[first : first + self._size])
+                torch.mv(wide, asked[number], out=products[number, first:last])
         found: NDArray[np.float32] = products.numpy()[:, :count]
         return found
 
-    def _buffers(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A block [size, D] as it is in the file, and widened [size, padded], and what of that is no padding.
+    def _buffers(self) -> tuple[NDArray[np.float16], Tensor, Tensor]:
+        """A block float16[B, D] as it is in the file, twice the same memory, and float32[B, padded], widened.
 
         Kept for each thread: fresh memory would cost more than what is done with it.
         """
         if not hasattr(self._held, "buffers"):
-            wide = torch.zeros((self._size, self._padded))
-            narrow = torch.empty((self._size, self._dim), dtype=self._rows.dtype)
-            self._held.buffers = (narrow, wide, wide[:, : self._dim])
-        found: tuple[Tensor, Tensor, Tensor] = self._held.buffers
+            copied = np.empty((self._size, self._dim), np.float16)
+            self._held.buffers = (copied, torch.from_numpy(copied), torch.zeros((self._size, self._padded)))
+        found: tuple[NDArray[np.float16], Tensor, Tensor] = self._held.buffers
         return found

@@ -17,6 +17,9 @@ SCANNED_SHARE = 1 / 32
 WIDEST = 1 / 4
 """Share of N beyond which no more candidates are asked for: the allowed rows are then scored one and all."""
 
+SORTED_WHOLE = 2**12
+"""Most scores that are sorted one and all: finding the best ones first takes longer."""
+
 Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]
 """A query's rows int64[k], best first, and their scores float32[k]."""
 
@@ -28,19 +31,18 @@ class Proposer(Protocol):
         """int64[Q, count]: rows that seem best for queries float32[Q, D], in any order; -1 where there are fewer."""
 
 
-def best_rows(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """The rows of the `count` highest of scores float32[N], best first; equal scores go by rising row.
+def best_rows(scores: NDArray[np.float32] | NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """The rows of the `count` highest of scores [N], best first; equal scores go by rising row.
 
     Returns int64[min(count, N)]. Takes time linear in N.
     """
-    if count < len(scores):
-        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-        above = np.flatnonzero(scores > threshold)
-        tied = np.flatnonzero(scores == threshold)[: count - len(above)]
-        rows = np.concatenate([above, tied])
-    else:
-        rows = np.arange(len(scores))
-    return rows[np.lexsort((rows, -scores[rows]))].astype(np.int64)
+    if count >= len(scores) or len(scores) <= SORTED_WHOLE:
+        return np.argsort(-scores, kind="stable")[:count]
+    threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+    above = np.flatnonzero(scores > threshold)
+    tied = np.flatnonzero(scores == threshold)[: count - len(above)]
+    rows = np.concatenate([above, tied])
+    return rows[np.argsort(-scores[rows], kind="stable")]  # equal ones are in the order of rows already
 
 
 def rank(

@@ -18,7 +18,7 @@ from forebear.index.filtering import allowed_rows, checked_rows
 from forebear.index.interface import Device, SearchIndex, SearchResult
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix
 from forebear.index.ranking import Proposer, rank
-from forebear.index.shortlist import BYTES_FILE, SHORTLIST_FILE, SHORTLIST_FILES, STEPS_FILE, Shortlist, directions_of
+from forebear.index.shortlist import SHORTLIST_FILE, SHORTLIST_FILES, Shortlist, sizes_of
 
 DESCRIPTION_FILE = "index.json"
 IDS_FILE = "ids.parquet"
@@ -156,9 +156,10 @@ def checked_queries(queries: ArrayLike, dim: int) -> NDArray[np.float32]:
             f"queries have shape {list(checked.shape)}, the index needs [number of queries, {dim}]; "
             "embed the query with the run's own checkpoints and estimator"
         )
-    bad = np.flatnonzero(~np.isfinite(checked).all(axis=1))
-    if len(bad):
-        raise SearchIndexError(f"query {bad[0]} is not finite; check the picture and the checkpoint's weights")
+    finite = np.isfinite(checked)
+    if not finite.all():
+        bad = np.argmin(finite.all(axis=1))
+        raise SearchIndexError(f"query {bad} is not finite; check the picture and the checkpoint's weights")
     return checked
 
 
@@ -214,8 +215,7 @@ def read_description(folder: Path, remedy: str) -> IndexDescription:
     needed = dict.fromkeys((IDS_FILE, *_code_files(description)))
     needed |= {VECTORS_FILE: 2 * numbers, SCALES_FILE: 4 * description.count}
     if description.shortlist_width:
-        directions = directions_of(description.dim)
-        needed |= {BYTES_FILE: directions * description.count, STEPS_FILE: 4 * directions}
+        needed |= sizes_of(description.count, description.dim)
     for name, size in needed.items():
         if name not in description.files or size not in (None, description.files[name].bytes):
             raise SearchIndexError(f"{path} does not list {name} with the size that it must have; {remedy}")

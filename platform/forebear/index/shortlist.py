@@ -9,10 +9,10 @@ directions, and kept twice:
   scan proposes `width` times as many rows as are wanted;
 - as a byte for each direction, which ranks the proposed rows.
 
-FAISS's refinement of the one by the other takes twice as long for single queries as reading the bytes of the proposed
-rows in the order of the file and multiplying blocks of them (`products`). Exact scores of the few that are left decide,
-as ever (`ranking`). Nothing depends on the length of a query or on the
-side to which it points, so proponents and opponents share the codes.
+Queries and directions are rounded to bytes too: what a single query waits for is memory, and this loses nothing that
+could be seen beside what four bits lose (`integers`). Exact scores of the few that are left decide, as ever
+(`ranking`). Nothing depends on the length of a query or on the side to which it points, so proponents and opponents
+share the codes.
 
 A direction that new queries use and few rows do is lost here. An index is therefore measured with rows from which
 nothing was learnt (`recall.sample`), and one that would find too little keeps `codes`.
@@ -25,19 +25,22 @@ import torch
 from numpy.typing import NDArray
 
 from forebear.files import whole_file
-from forebear.index.codes import TRAINING_NUMBERS, import_faiss, read_codes
+from forebear.index.codes import TRAINING_NUMBERS, read_codes
+from forebear.index.integers import ByteRows, rounded
+from forebear.index.libraries import import_faiss
 from forebear.index.matrix import HalfMatrix
-from forebear.index.products import RowProducts
 from forebear.index.ranking import best_rows
 from forebear.randomness import keyed_normal, keyed_permutation
 
 SHORTLIST_FILE = "shortlist.faiss"
-"""Directions and tables, and four bits of every row for each table."""
-BYTES_FILE = "shortlist.u8"
+"""Tables, and four bits of every row for each."""
+DIRECTIONS_FILE = "directions.i8"
+"""A byte for each number of each direction."""
+BYTES_FILE = "shortlist.i8"
 """A byte of every row for each direction."""
 STEPS_FILE = "shortlist.f32"
-"""For each direction, what one more in its byte stands for."""
-SHORTLIST_FILES = (SHORTLIST_FILE, BYTES_FILE, STEPS_FILE)
+"""For each direction, what one more in its own bytes stands for, and then what one more in those of rows does."""
+SHORTLIST_FILES = (SHORTLIST_FILE, DIRECTIONS_FILE, BYTES_FILE, STEPS_FILE)
 
 DIRECTIONS = 1024
 """Most directions."""
@@ -61,6 +64,12 @@ def bytes_each(dim: int) -> int:
     return -(-tables // 2) + directions_of(dim)
 
 
+def sizes_of(count: int, dim: int) -> dict[str, int]:
+    """Bytes of those files whose size follows from `count` rows of `dim` numbers, by name."""
+    size = directions_of(dim)
+    return {DIRECTIONS_FILE: size * dim, BYTES_FILE: size * count, STEPS_FILE: 8 * size}
+
+
 def directions_of(dim: int) -> int:
     """Bytes of a row of `dim` numbers: of each direction, those that make up for unequal tables among them."""
     size, tables = _sizes(dim)
@@ -72,14 +81,12 @@ class Shortlist:
 
     def __init__(self, folder: Path, count: int, dim: int, width: int) -> None:
         """Of `count` rows of `dim` numbers; `width`: rows that the scan proposes for each candidate."""
-        faiss = import_faiss()
-        codes = read_codes(folder / SHORTLIST_FILE)
-        self._codes = codes  # owns what follows
-        self._projection, self._tables = faiss.downcast_VectorTransform(codes.chain.at(0)), codes.index
-        self._steps: NDArray[np.float32] = np.fromfile(folder / STEPS_FILE, "<f4").astype(np.float32)
-        # Copy on write: torch takes memory that could be written to without copying it, and nothing is written.
-        mapped = np.memmap(folder / BYTES_FILE, np.uint8, "c", shape=(count, directions_of(dim)))
-        self._bytes = RowProducts(torch.from_numpy(np.asarray(mapped)))
+        self._tables = read_codes(folder / SHORTLIST_FILE)
+        size = directions_of(dim)
+        self._directions = ByteRows(np.fromfile(folder / DIRECTIONS_FILE, np.int8).reshape(size, dim))
+        steps: NDArray[np.float32] = np.fromfile(folder / STEPS_FILE, "<f4").astype(np.float32)
+        self._direction_steps, self._steps = steps.reshape(2, size)
+        self._bytes = ByteRows(np.asarray(np.memmap(folder / BYTES_FILE, np.int8, "r", shape=(count, size))))
         self._width = width
 
     def candidates(self, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -87,15 +94,14 @@ class Shortlist:
 
         -1 where there are fewer.
         """
-        lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)  # [Q, 1]
-        unit = (queries / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-        projected = self._projection.apply(unit)  # [Q, m]
+        asked, _ = rounded(queries)
+        projected = (self._directions.products(asked) * self._direction_steps).astype(np.float32)  # [Q, m]
+        asked, _ = rounded(projected * self._steps)
         _, proposed = self._tables.search(projected, count * self._width)
         chosen = np.full((len(queries), count), -1, np.int64)
-        for query, found, best in zip(projected * self._steps, proposed, chosen, strict=True):
+        for query, found, best in zip(asked, proposed, chosen, strict=True):
             rows = np.sort(found[found >= 0])  # neighbours in the file are read together
-            (scores,) = self._bytes.of(query[None], rows)
-            ranked = rows[best_rows(scores, count)]
+            ranked = rows[best_rows(self._bytes.products_with(query, rows), count)]
             best[: len(ranked)] = ranked
         return chosen
 
@@ -110,10 +116,9 @@ def write_shortlist(folder: Path, matrix: HalfMatrix, apart: NDArray[np.int64]) 
     unit = matrix.scales.max()  # the largest number of all: divided by it, none overflows or vanishes
     training = matrix.rows(_learnt_from(matrix, apart)) / unit  # [n, D]
     mean = training.mean(axis=0)
-    directions, tables = _leading_directions(training - mean)  # [m, D]
-    projection = faiss.LinearTransform(matrix.dim, len(directions), False)
-    faiss.copy_array_to_vector(directions.reshape(-1), projection.A)
-    projection.is_trained = True
+    found, tables = _leading_directions(training - mean)
+    whole, own = rounded(found)
+    directions = whole * own[:, None]  # [m, D]: those along which queries are projected too
     scanned = faiss.IndexPQFastScan(len(directions), tables, 4, faiss.METRIC_INNER_PRODUCT)
     scanned.pq.cp.min_points_per_centroid = 1  # few rows are no reason to warn: recall is measured
     projected = (training - mean) @ directions.T  # [n, m]
@@ -123,13 +128,15 @@ def write_shortlist(folder: Path, matrix: HalfMatrix, apart: NDArray[np.int64]) 
     steps[steps == 0] = 1
     with whole_file(folder / BYTES_FILE) as part, part.open("wb") as file:
         for _, block in matrix.blocks():
-            turned = projection.apply(block / unit - mean)
+            turned = (block / unit - mean) @ directions.T
             scanned.add(turned)
-            np.clip(np.rint((turned - least) / steps), 0, 255).astype(np.uint8).tofile(file)
+            (np.clip(np.rint((turned - least) / steps), 0, 255) - 128).astype(np.int8).tofile(file)
+    with whole_file(folder / DIRECTIONS_FILE) as part:
+        whole.tofile(part)
     with whole_file(folder / STEPS_FILE) as part:
-        steps.astype("<f4").tofile(part)
+        np.stack([own, steps]).astype("<f4").tofile(part)
     with whole_file(folder / SHORTLIST_FILE) as part:
-        faiss.write_index(faiss.IndexPreTransform(projection, scanned), str(part))
+        faiss.write_index(scanned, str(part))
 
 
 def _learnt_from(matrix: HalfMatrix, apart: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from forebear.errors import ConfigError, DataError, JobError, SearchIndexError, 
 from forebear.estimators import ESTIMATORS, Blocks, Estimator, estimator, index_name
 from forebear.index import IndexConfig, Part, SearchIndex, ShardedBuild, build_index
 from forebear.index.building import chosen_kind
-from forebear.index.codes import import_faiss
+from forebear.index.libraries import check_libraries
 from forebear.jobs.disks import unwritable, writing
 from forebear.jobs.dispatch import Pool, TimeLimit, run_on_ray
 from forebear.jobs.driving import ProgressWatch, first_of, run_here, unworkable
@@ -135,7 +135,7 @@ class IndexWorker:
 
     def work(self, part: Part) -> None:
         if chosen_kind(part.config, len(part.ids)) == "rabitq":
-            import_faiss()  # where it is missing, no other part can be built either
+            check_libraries()  # where one is missing, no other part can be built either
         try:
             part.build(self.vectors(part))
         except OSError as refused:
