@@ -39,7 +39,7 @@ bench-gradients: bootstrap ## speed and fidelity of the gradient engine, half an
 
 bench-scale: bootstrap ## workers, Ray, storage, the driver and the index, half an hour (DATASET=images, OUTPUT=docs/name)
 	@$(BIN)/python tests/bench/bench_scale.py --dataset '$(DATASET)' $(if $(OUTPUT),--output '$(OUTPUT)')
-	@$(BIN)/python tests/bench/bench_index.py
+	@$(BIN)/python tests/bench/bench_index.py --large
 
 constraints: ## resolve every version anew into deploy/local/constraints.txt
 	@bash deploy/local/freeze.sh

@@ -1,8 +1,10 @@
 """Settings and fixtures that every test shares: no network, one thread, one local Ray."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Set before any test imports these libraries; Ray's workers inherit them.
@@ -45,6 +47,33 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def is_running() -> Callable[[int | str], bool]:
+    """Whether a process is there that has not ended."""
+
+    def running(pid: int | str) -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        return state != "Z"
+
+    return running
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Wait for what must come to hold; a test that waits for ever fails after ten minutes."""
+
+    def wait(holds: Callable[[], bool], what: str = "it") -> None:
+        until = time.monotonic() + 600
+        while not holds():
+            assert time.monotonic() < until, f"{what} did not come"
+            time.sleep(0.1)
+
+    return wait
 
 
 @pytest.fixture(scope="session")

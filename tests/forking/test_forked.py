@@ -90,7 +90,9 @@ def test_events_come_in_order_until_the_listener_leaves(engine: Forked) -> None:
     assert len(before) < 10**9
 
 
-def test_engines_of_one_folder_come_from_one_server(engine: Forked, folder: Path, make: Any) -> None:
+def test_engines_of_one_folder_come_from_one_server(
+    engine: Forked, folder: Path, make: Any, is_running: Callable[..., bool], wait_until: Callable[..., None]
+) -> None:
     def parent(pid: object) -> str:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
 
@@ -130,7 +132,9 @@ sys.stdin.readline()
 
 
 @pytest.mark.parametrize("first", ["engine", "owner"])
-def test_engine_and_owner_end_together(engine: Forked, folder: Path, first: str) -> None:
+def test_engine_and_owner_end_together(
+    engine: Forked, folder: Path, first: str, is_running: Callable[..., bool], wait_until: Callable[..., None]
+) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(folder)],
         stdin=subprocess.PIPE,
@@ -147,7 +151,7 @@ def test_engine_and_owner_end_together(engine: Forked, folder: Path, first: str)
     assert engine.add(0) == 40
 
 
-def test_a_server_ends_with_the_process_that_it_serves(tmp_path: Path) -> None:
+def test_a_server_ends_with_the_process_that_it_serves(tmp_path: Path, wait_until: Callable[..., None]) -> None:
     folder = tmp_path / "forks"
     folder.mkdir(mode=0o700)
     served = subprocess.Popen(["sleep", "600"])
@@ -160,7 +164,9 @@ def test_a_server_ends_with_the_process_that_it_serves(tmp_path: Path) -> None:
     wait_until(lambda: not folder.exists())
 
 
-def test_a_process_forked_from_this_one_has_what_it_was_given(make: Any) -> None:
+def test_a_process_forked_from_this_one_has_what_it_was_given(
+    make: Any, is_running: Callable[..., bool], wait_until: Callable[..., None]
+) -> None:
     given = {"lists": [1, 2]}
     assert inherited() is None
     with server_here(given) as folder:
@@ -209,7 +215,9 @@ with server_here() as folder:
 """
 
 
-def test_a_forked_server_ends_with_the_process_that_it_was_forked_from() -> None:
+def test_a_forked_server_ends_with_the_process_that_it_was_forked_from(
+    is_running: Callable[..., bool], wait_until: Callable[..., None]
+) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", KILLED],
         stdin=subprocess.PIPE,
@@ -222,18 +230,3 @@ def test_a_forked_server_ends_with_the_process_that_it_was_forked_from() -> None
     owner.kill()
     owner.wait()
     wait_until(lambda: not is_running(pid) and not is_running(server) and not Path(folder).exists())
-
-
-def is_running(pid: object) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.05)

@@ -6,7 +6,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,7 +54,9 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def head(cluster_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def head(
+    cluster_python: Path, tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., None]
+) -> Iterator[Head]:
     """A real `ray start --head` on free ports, ended by ending the process group that it runs in."""
     port, client, metrics = free_port(), free_port(), free_port()
     temporary = Path("/tmp") / f"fb-{os.getpid()}"
@@ -96,13 +97,6 @@ def exported(head: Head) -> str:
             return page.read().decode()
     except OSError:  # not there yet
         return ""
-
-
-def wait_until(condition, what: str) -> None:
-    end = time.monotonic() + LONGEST
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not come"
-        time.sleep(0.2)
 
 
 SCRIPT = '''
@@ -285,7 +279,7 @@ def metrics(head: Head, run: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_progress_is_on_ray_s_metrics(head: Head, tmp_path: Path) -> None:
+def test_progress_is_on_ray_s_metrics(head: Head, tmp_path: Path, wait_until: Callable[..., None]) -> None:
     # Joined beforehand, so that the job does not leave the cluster, and its metrics with it, when the tasks are done.
     joined = "(ray.is_initialized(), Pool(1))[1]"
     running = job(head, tmp_path, joined, " ".join(f"t{number}" for number in range(40)), hold=LONGEST)

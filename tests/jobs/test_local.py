@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +25,9 @@ def tries(folder: Path, task: str) -> list[tuple[int, int]]:
     return [(int(process), int(parent)) for process, parent in (line.split() for line in lines)]
 
 
-def test_forked_workers_do_everything_once_before_ray_is_there_and_then(tmp_path: Path) -> None:
+def test_forked_workers_do_everything_once_before_ray_is_there_and_then(
+    tmp_path: Path, is_running: Callable[..., bool], wait_until: Callable[..., None]
+) -> None:
     command = [sys.executable, str(DRIVER), str(tmp_path)]
     finished = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
@@ -55,7 +56,9 @@ def test_forked_workers_do_everything_once_before_ray_is_there_and_then(tmp_path
     wait_until(lambda: not any(is_running(process) for process, _ in everyone) and not is_running(server))
 
 
-def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
+def test_nothing_outlives_a_driver_that_is_killed(
+    tmp_path: Path, is_running: Callable[..., bool], wait_until: Callable[..., None]
+) -> None:
     driver = subprocess.Popen([sys.executable, str(DRIVER), str(tmp_path)], env=ENVIRONMENT, stdout=subprocess.PIPE)
     wait_until(lambda: (tmp_path / "ray-hanging.tries").exists() or driver.poll() is not None)
     assert driver.poll() is None
@@ -76,18 +79,3 @@ def test_a_ray_elsewhere_or_gpus_are_no_case_for_forks(monkeypatch: pytest.Monke
 
 def test_a_ray_that_was_begun_is_no_case_for_forks(ray_session: None) -> None:
     assert not may_fork(Pool(1))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 90
-    while not holds():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.05)

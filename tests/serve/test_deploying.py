@@ -58,13 +58,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + LONGEST
-    while not holds():
-        assert time.monotonic() < end, f"{what} did not come"
-        time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def captioned_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny model that takes prompts."""
@@ -116,7 +109,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(captioned_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    captioned_run: Run, tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., None]
+) -> Iterator[Cluster]:
     port, client, dashboard, agent, http = (free_port() for _ in range(5))
     temporary = Path("/tmp") / f"fs-{os.getpid()}"
     environment = {
@@ -259,7 +254,11 @@ def replica_ids(status: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["scale", "settings", "code"])
 def test_a_new_version_loses_no_request(
-    cluster: Cluster, kind: str, tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
+    cluster: Cluster,
+    kind: str,
+    tmp_path: Path,
+    record_testsuite_property: Callable[[str, object], None],
+    wait_until: Callable[..., None],
 ) -> None:
     """A number of replicas is changed in place; settings and code, by a new replica in each old one's place."""
     (application,) = cluster.described["applications"]

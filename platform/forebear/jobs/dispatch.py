@@ -1,7 +1,7 @@
 """Hands tasks to Ray actors, replaces those that die, and sets aside the tasks that kill them."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 
 from forebear.jobs.driving import Telling, UnworkableError, Watch, Worker, drive
 from forebear.jobs.overtime import Clock, TimeLimit
@@ -63,9 +63,8 @@ def run_on_ray(
     die again and again while they open, or when no machine has room for one. `actors` are the pool's own where they
     have been begun before.
     """
-    with nullcontext(actors) if actors else ray_actors(pool) as source:
-        backend = RayBackend(make_worker, source)
-        try:
-            return drive(Scheduler(tasks, pool.workers, limits), backend, watch, Clock(pool.time_limit))
-        finally:
-            backend.close()
+    with (
+        nullcontext(actors) if actors else ray_actors(pool) as source,
+        closing(RayBackend(make_worker, source)) as backend,
+    ):
+        return drive(Scheduler(tasks, pool.workers, limits), backend, watch, Clock(pool.time_limit))

@@ -10,7 +10,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -105,11 +105,8 @@ class ForkingCrew:
             self._ray.start()
         left, sent = iter(tasks), pickle.dumps(make_worker)
         first = Scheduler(_until(self._started, left), 1, limits)
-        backend = _Fork[Task](self._forks, sent)
-        try:
+        with closing(_Fork[Task](self._forks, sent)) as backend:
             set_aside = drive(first, backend, watch, self._clock)
-        finally:
-            backend.close()
         return set_aside if first.given_up else [*set_aside, *self._on_ray(sent, left, watch, limits, first.counts)]
 
     def _on_ray(
@@ -119,11 +116,8 @@ class ForkingCrew:
         if not isinstance(self._outcome, Actors):
             raise self._outcome or RuntimeError("Ray did not start")
         scheduler = Scheduler(tasks, self.pool.workers, limits, replace(counts, workers=0))
-        backend = RayBackend[Task](partial(forked_worker, self._forks, sent), self._outcome)
-        try:
+        with closing(RayBackend[Task](partial(forked_worker, self._forks, sent), self._outcome)) as backend:
             return drive(scheduler, backend, watch, self._clock)
-        finally:
-            backend.close()
 
     def _have_ray(self) -> None:
         """Ray, from its start to its end, in one thread: its processes end with the thread that started them."""
