@@ -188,6 +188,13 @@ def test_a_damaged_file_is_refused(folder: Path, build) -> None:
         with pytest.raises(SearchIndexError, match=rf"does not list {name}"):
             VectorIndex.open(folder)
     write_json(folder / "index.json", plain(index.description))
+    for name in ("directions.i8", "shortlist.f32"):
+        path = folder / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:200] + bytes([whole[200] ^ 1]) + whole[201:])
+        with pytest.raises(SearchIndexError, match=rf"{name} does not match its checksum"):
+            VectorIndex.open(folder)
+        path.write_bytes(whole)
     several = folder / "shortlist.i8"
     several.write_bytes(several.read_bytes()[:-1] + b"?")
     with pytest.raises(SearchIndexError, match=r"shortlist\.i8 does not match its checksum"):

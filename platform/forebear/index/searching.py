@@ -18,7 +18,7 @@ from forebear.index.filtering import allowed_rows, checked_rows
 from forebear.index.interface import Device, SearchIndex, SearchResult
 from forebear.index.matrix import SCALES_FILE, VECTORS_FILE, HalfMatrix
 from forebear.index.ranking import Proposer, rank
-from forebear.index.shortlist import SHORTLIST_FILE, SHORTLIST_FILES, Shortlist, sizes_of
+from forebear.index.shortlist import READ_FILES, SHORTLIST_FILES, Shortlist, sizes_of
 
 DESCRIPTION_FILE = "index.json"
 IDS_FILE = "ids.parquet"
@@ -73,8 +73,8 @@ class VectorIndex:
         matrix = HalfMatrix(found, description.count, description.dim)
         if description.kind == "rabitq":
             width = description.shortlist_width
-            for name in (SHORTLIST_FILE,) if width else CODE_FILES:
-                # Hashed first, because FAISS trusts the sizes that a file claims.
+            for name in READ_FILES if width else CODE_FILES:
+                # FAISS trusts the sizes that a file claims, and nobody would notice rows that are no longer found.
                 _check_hash(found, name, description, rebuild(folder))
             codes = Shortlist(found, description.count, description.dim, width) if width else Codes(found)
             return cls(found, description, ids, matrix, codes)

@@ -40,7 +40,9 @@ BYTES_FILE = "shortlist.i8"
 """A byte of every row for each direction."""
 STEPS_FILE = "shortlist.f32"
 """For each direction, what one more in its own bytes stands for, and then what one more in those of rows does."""
-SHORTLIST_FILES = (SHORTLIST_FILE, DIRECTIONS_FILE, BYTES_FILE, STEPS_FILE)
+READ_FILES = (SHORTLIST_FILE, DIRECTIONS_FILE, STEPS_FILE)
+"""Those on which every answer depends."""
+SHORTLIST_FILES = (*READ_FILES, BYTES_FILE)
 
 DIRECTIONS = 1024
 """Most directions."""
