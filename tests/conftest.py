@@ -65,10 +65,10 @@ def is_running() -> Callable[[int | str], bool]:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
-    """Wait for what must come to hold; a test that waits for ever fails after ten minutes."""
+    """Wait for what must come to hold within so many seconds."""
 
-    def wait(holds: Callable[[], bool], what: str = "it") -> None:
-        until = time.monotonic() + 600
+    def wait(holds: Callable[[], bool], what: str = "it", seconds: float = 60.0) -> None:
+        until = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < until, f"{what} did not come"
             time.sleep(0.1)

@@ -72,7 +72,7 @@ def head(
         [str(part) for part in command], stdout=log, stderr=log, env=environment, start_new_session=True
     )
     try:
-        wait_until(lambda: process.poll() is not None or (listens(port) and listens(client)), "the head")
+        wait_until(lambda: process.poll() is not None or (listens(port) and listens(client)), "the head", LONGEST)
         assert process.poll() is None, f"the head ended by itself: {Path(log.name).read_text()[-2000:]}"
         metrics_page = f"http://127.0.0.1:{metrics}/metrics"
         yield Head(cluster_python, f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}", metrics_page)
@@ -284,7 +284,7 @@ def test_progress_is_on_ray_s_metrics(head: Head, tmp_path: Path, wait_until: Ca
     joined = "(ray.is_initialized(), Pool(1))[1]"
     running = job(head, tmp_path, joined, " ".join(f"t{number}" for number in range(40)), hold=LONGEST)
     try:
-        wait_until(lambda: metrics(head, tmp_path.name).get("done_total") == 40.0, "the counter's last value")
+        wait_until(lambda: metrics(head, tmp_path.name).get("done_total") == 40.0, "the counter's last value", LONGEST)
         found = metrics(head, tmp_path.name)
     finally:
         running.kill()

@@ -16,6 +16,7 @@ from forebear.jobs.pool import Pool
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="workers are forked on Linux alone")
 DRIVER = Path(__file__).with_name("crew_driver.py")
+LONGEST = 90.0
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
@@ -53,14 +54,16 @@ def test_forked_workers_do_everything_once_before_ray_is_there_and_then(
     assert early
     assert late
     assert not early & late
-    wait_until(lambda: not any(is_running(process) for process, _ in everyone) and not is_running(server))
+    wait_until(
+        lambda: not any(is_running(process) for process, _ in everyone) and not is_running(server), seconds=LONGEST
+    )
 
 
 def test_nothing_outlives_a_driver_that_is_killed(
     tmp_path: Path, is_running: Callable[..., bool], wait_until: Callable[..., None]
 ) -> None:
     driver = subprocess.Popen([sys.executable, str(DRIVER), str(tmp_path)], env=ENVIRONMENT, stdout=subprocess.PIPE)
-    wait_until(lambda: (tmp_path / "ray-hanging.tries").exists() or driver.poll() is not None)
+    wait_until(lambda: (tmp_path / "ray-hanging.tries").exists() or driver.poll() is not None, seconds=LONGEST)
     assert driver.poll() is None
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(driver.pid)], capture_output=True, text=True, check=True)
     below = [int(pid) for pid in found.stdout.split()]
@@ -68,7 +71,7 @@ def test_nothing_outlives_a_driver_that_is_killed(
     assert any(is_running(process) for process in workers)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    wait_until(lambda: not any(is_running(process) for process in (*workers, *below)))
+    wait_until(lambda: not any(is_running(process) for process in (*workers, *below)), seconds=LONGEST)
 
 
 def test_a_ray_elsewhere_or_gpus_are_no_case_for_forks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,10 +143,10 @@ def cluster(
         environment,
     )  # fmt: skip
     try:
-        wait_until(lambda: head.poll() is not None or (listens(dashboard) and listens(client)), "the head")
+        wait_until(lambda: head.poll() is not None or (listens(dashboard) and listens(client)), "the head", LONGEST)
         assert head.poll() is None, (folder / "log.txt").read_text()[-2000:]
         found.deploy(described, folder)
-        wait_until(found.ready, "the application")
+        wait_until(found.ready, "the application", LONGEST)
         yield found
     finally:
         head.terminate()  # --block ends what it started
@@ -279,7 +279,7 @@ def test_a_new_version_loses_no_request(
     with Load(cluster) as load:
         time.sleep(2)
         cluster.deploy(cluster.described, tmp_path)
-        wait_until(taken, "the new version")
+        wait_until(taken, "the new version", LONGEST)
         time.sleep(2)
     record_testsuite_property(f"deploy of {kind}", f"{dict(load.outcomes)}, longest {load.longest:.1f} s")
     assert set(load.outcomes) == {"answered"}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forebear.index.libraries import import_numkong
+from forebear.index.products import gather
 
 LARGEST = 127
 """Of a rounded number's magnitudes."""
@@ -49,10 +50,7 @@ class ByteRows:
         found, asked, buffer = np.empty(len(rows)), query[None], self._buffer()
         for first in range(0, len(rows), self._size):
             here = slice(first, first + self._size)
-            chosen = rows[here]
-            # `take` copies whole rows, and with "clip" straight to where they shall be: no row is out of range.
-            gathered = self._rows.take(chosen, axis=0, out=buffer[: len(chosen)], mode="clip")
-            self._cdist(asked, gathered, "dot", out=found[None, here])
+            self._cdist(asked, gather(self._rows, rows[here], buffer), "dot", out=found[None, here])
         return found
 
     def _buffer(self) -> NDArray[np.int8]:

@@ -1,6 +1,7 @@
 """Inner products of queries with rows of half precision, which are widened to float32 a cacheful at a time."""
 
 import threading
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,15 @@ LANES = 16
 """Rows of a block and numbers of a row are multiples of this: no kernel has a remainder to treat in another way."""
 QUICK_NUMBERS = 2**18
 """Numbers that are widened at a time: they stay in the processor's cache."""
+
+
+Number = TypeVar("Number", np.float16, np.int8)
+
+
+def gather(rows: NDArray[Number], chosen: NDArray[np.int64], buffer: NDArray[Number]) -> NDArray[Number]:
+    """The chosen ones of rows [N, D], none of them out of range, copied to the beginning of a buffer [B, D]."""
+    # With "clip" whole rows go straight to where they shall be; to raise an error, numpy would copy them twice.
+    return rows.take(chosen, axis=0, out=buffer[: len(chosen)], mode="clip")
 
 
 class HalfProducts:
@@ -41,8 +51,7 @@ class HalfProducts:
                 block = self._mapped[first:last]
             else:
                 chosen = rows[first:last]
-                # `take` copies whole rows, and with "clip" straight to where they shall be: no row is out of range.
-                self._rows.take(chosen, axis=0, out=copied[: len(chosen)], mode="clip")
+                gather(self._rows, chosen, copied)
                 block = narrow[: len(chosen)]
             wide[: len(block), : self._dim].copy_(block)
             for number in range(len(queries)):
